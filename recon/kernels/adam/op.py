@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fused Adam over the rows of a parameter that were seen in this step.
+
+Source: Kingma and Ba, "Adam", ICLR 2015, Algorithm 1.  Rows that were not visible keep parameter and moments, as in
+the sparse Adam of Taming 3DGS (Mallick et al. 2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from recon.kernels.backend import Backend, resolve_backend
+from recon.kernels.checks import check_tensor
+from recon.kernels.native import native
+
+
+@dataclass(frozen=True)
+class AdamHyper:
+    """Learning rate and constants of one step; `step` counts from 1."""
+
+    learning_rate: float
+    step: int
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-15
+
+
+def adam_step(
+    parameter: torch.Tensor,
+    gradient: torch.Tensor,
+    first_moment: torch.Tensor,
+    second_moment: torch.Tensor,
+    hyper: AdamHyper,
+    visible: torch.Tensor | None = None,
+    backend: Backend = "auto",
+) -> None:
+    """Updates `parameter` and both moments in place.
+
+    Args:
+        parameter, gradient, first_moment, second_moment: float32 of one shape [N, ...], contiguous.
+        hyper: rates and constants.
+        visible: [N] bool or uint8; rows with 0 are left alone.  None updates all.
+        backend: see `recon.kernels.backend`.
+
+    Raises:
+        ReconError: shapes or types differ.
+    """
+    from recon.kernels.adam.reference import adam_step_reference
+
+    if resolve_backend(backend, parameter.device, ("cpu", "reference")) == "reference":
+        adam_step_reference(parameter, gradient, first_moment, second_moment, hyper, visible)
+        return
+    shape = tuple(parameter.shape)
+    assert parameter.is_contiguous() and first_moment.is_contiguous() and second_moment.is_contiguous()
+    for name, tensor in (
+        ("parameter", parameter),
+        ("first_moment", first_moment),
+        ("second_moment", second_moment),
+    ):
+        check_tensor("adam_step", name, tensor, shape)
+    gradient = check_tensor("adam_step", "gradient", gradient, shape)
+    module = native()
+    params = module.AdamParams()
+    params.parameter = parameter.data_ptr()
+    params.gradient = gradient.data_ptr()
+    params.first_moment = first_moment.data_ptr()
+    params.second_moment = second_moment.data_ptr()
+    if visible is not None:
+        flags = visible.view(torch.uint8) if visible.dtype == torch.bool else visible
+        flags = check_tensor("adam_step", "visible", flags, (shape[0],), torch.uint8)
+        params.visible = flags.data_ptr()
+    params.rows = shape[0]
+    params.width = parameter.numel() // max(shape[0], 1)
+    params.learning_rate = hyper.learning_rate
+    params.beta1, params.beta2, params.epsilon = hyper.beta1, hyper.beta2, hyper.epsilon
+    params.bias_correction1 = 1 - hyper.beta1**hyper.step
+    params.bias_correction2 = 1 - hyper.beta2**hyper.step
+    module.adam_step(params)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which implementation of an operation runs: chosen once, on the tensors' device, and never silently another.
+
+`cpu` is our SIMD extension, `reference` plain torch on any device, `gsplat` the gsplat library on CUDA.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from recon.errors import ReconError
+
+Backend = Literal["auto", "cpu", "cuda", "gsplat", "reference"]
+
+
+def resolve_backend(backend: Backend, device: torch.device, available: tuple[str, ...]) -> str:
+    """Returns the backend that runs an operation on `device`.
+
+    Args:
+        backend: what the caller asked for; "auto" takes the best for the device.
+        device: where the tensors are.
+        available: the backends that the operation implements.
+
+    Raises:
+        ReconError: the backend does not exist for the operation or cannot run on the device.
+    """
+    if backend == "auto":
+        return "cpu" if device.type == "cpu" else "gsplat" if "gsplat" in available else "reference"
+    doing = f"choosing the backend {backend!r} for tensors on {device}"
+    if backend not in available:
+        raise ReconError(doing, "this operation does not have it", f"one of {', '.join(available)}")
+    if backend == "cpu" and device.type != "cpu":
+        raise ReconError(doing, "it runs on the CPU only", "tensors on the CPU", "use --device cpu")
+    if backend in ("gsplat", "cuda") and device.type != "cuda":
+        raise ReconError(doing, "it needs an NVIDIA GPU", "tensors on a CUDA device", "use --backend auto")
+    return backend

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// SIMD packs with one interface on every instruction set, and the scalar twins of the same functions, so that the
+// math headers are written once over a number type `F`:
+//   F = Pack    16 floats (AVX-512), 8 (AVX2) or 4 (SSE2, NEON): the CPU schedulers;
+//   F = float   the GPU, and remainders;
+//   F = double  tests.
+// `MaskOf<F>` is what a comparison gives.  No std:: containers or algorithms may be instantiated in a source that is
+// compiled per instruction set into one program; ours are separate modules (one per set), which removes that trap.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define RECON_FN __device__ __forceinline__
+#else
+#define RECON_FN inline __attribute__((always_inline))
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__AVX512BW__)
+#define RECON_AVX512 1
+#include <immintrin.h>
+#endif
+
+namespace recon {
+
+// ---- scalars -------------------------------------------------------------------------------------------------------
+
+RECON_FN float fmin_(float a, float b) { return a < b ? a : b; }
+RECON_FN float fmax_(float a, float b) { return a > b ? a : b; }
+RECON_FN double fmin_(double a, double b) { return a < b ? a : b; }
+RECON_FN double fmax_(double a, double b) { return a > b ? a : b; }
+RECON_FN float sqrt_(float a) { return ::sqrtf(a); }
+RECON_FN double sqrt_(double a) { return ::sqrt(a); }
+RECON_FN float exp_(float a) { return ::expf(a); }
+RECON_FN double exp_(double a) { return ::exp(a); }
+RECON_FN float log_(float a) { return ::logf(a); }
+RECON_FN double log_(double a) { return ::log(a); }
+RECON_FN float abs_(float a) { return ::fabsf(a); }
+RECON_FN double abs_(double a) { return ::fabs(a); }
+RECON_FN float select(bool m, float a, float b) { return m ? a : b; }
+RECON_FN double select(bool m, double a, double b) { return m ? a : b; }
+
+template <class F>
+struct MaskOfT {
+    using type = bool;
+};
+
+#if !defined(__CUDACC__)
+
+// ---- packs ---------------------------------------------------------------------------------------------------------
+
+#if RECON_AVX512
+
+inline constexpr int kLanes = 16;
+
+struct Mask {
+    __mmask16 m;
+    RECON_FN friend Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.m & b.m)}; }
+    RECON_FN friend Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.m | b.m)}; }
+    RECON_FN Mask operator!() const { return {static_cast<__mmask16>(~m)}; }
+};
+RECON_FN bool any(Mask a) { return a.m != 0; }
+RECON_FN bool all(Mask a) { return a.m == 0xffff; }
+RECON_FN uint32_t bits(Mask a) { return a.m; }
+RECON_FN Mask mask_from_bits(uint32_t b) { return {static_cast<__mmask16>(b)}; }
+
+struct Pack {
+    __m512 v;
+    Pack() = default;
+    RECON_FN Pack(__m512 x) : v(x) {}
+    RECON_FN Pack(float x) : v(_mm512_set1_ps(x)) {}
+    RECON_FN friend Pack operator+(Pack a, Pack b) { return _mm512_add_ps(a.v, b.v); }
+    RECON_FN friend Pack operator-(Pack a, Pack b) { return _mm512_sub_ps(a.v, b.v); }
+    RECON_FN friend Pack operator*(Pack a, Pack b) { return _mm512_mul_ps(a.v, b.v); }
+    RECON_FN friend Pack operator/(Pack a, Pack b) { return _mm512_div_ps(a.v, b.v); }
+    RECON_FN Pack operator-() const { return _mm512_xor_ps(v, _mm512_set1_ps(-0.0f)); }
+    RECON_FN friend Mask operator<(Pack a, Pack b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+    RECON_FN friend Mask operator<=(Pack a, Pack b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
+    RECON_FN friend Mask operator>(Pack a, Pack b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+    RECON_FN friend Mask operator>=(Pack a, Pack b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
+};
+RECON_FN Pack load(const float* p) { return _mm512_loadu_ps(p); }
+RECON_FN void store(float* p, Pack a) { _mm512_storeu_ps(p, a.v); }
+// Lanes where the mask is off are not read (or written); they load as 0.
+RECON_FN Pack load_masked(const float* p, Mask m) { return _mm512_maskz_loadu_ps(m.m, p); }
+RECON_FN void store_masked(float* p, Pack a, Mask m) { _mm512_mask_storeu_ps(p, m.m, a.v); }
+RECON_FN Pack gather(const float* base, const int32_t* index) {
+    return _mm512_i32gather_ps(_mm512_loadu_si512(index), base, 4);
+}
+RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+RECON_FN Pack fmin_(Pack a, Pack b) { return _mm512_min_ps(a.v, b.v); }
+RECON_FN Pack fmax_(Pack a, Pack b) { return _mm512_max_ps(a.v, b.v); }
+RECON_FN Pack sqrt_(Pack a) { return _mm512_sqrt_ps(a.v); }
+RECON_FN Pack abs_(Pack a) { return _mm512_abs_ps(a.v); }
+RECON_FN Pack select(Mask m, Pack a, Pack b) { return _mm512_mask_blend_ps(m.m, b.v, a.v); }
+RECON_FN float sum(Pack a) { return _mm512_reduce_add_ps(a.v); }
+RECON_FN Pack lane_index() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
+// 2^n for integral n in [-126, 127].
+RECON_FN Pack exp2_integral(Pack n) {
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23));
+}
+RECON_FN Pack round_(Pack a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+#else  // GCC and Clang vector extensions: AVX2 (8 lanes), SSE2 and NEON (4 lanes)
+
+#if defined(__AVX2__)
+inline constexpr int kLanes = 8;
+#else
+inline constexpr int kLanes = 4;
+#endif
+
+typedef float VecF __attribute__((vector_size(4 * kLanes)));
+typedef int32_t VecI __attribute__((vector_size(4 * kLanes)));
+
+struct Mask {
+    VecI m;  // each lane 0 or -1
+    RECON_FN friend Mask operator&(Mask a, Mask b) { return {a.m & b.m}; }
+    RECON_FN friend Mask operator|(Mask a, Mask b) { return {a.m | b.m}; }
+    RECON_FN Mask operator!() const { return {~m}; }
+};
+RECON_FN uint32_t bits(Mask a) {
+    uint32_t r = 0;
+    for (int i = 0; i < kLanes; ++i) r |= (static_cast<uint32_t>(a.m[i]) & 1u) << i;
+    return r;
+}
+#if defined(__AVX2__)
+}  // namespace recon
+#include <immintrin.h>
+namespace recon {
+RECON_FN bool any(Mask a) { return _mm256_movemask_ps((__m256)a.m) != 0; }
+RECON_FN bool all(Mask a) { return _mm256_movemask_ps((__m256)a.m) == 0xff; }
+#elif defined(__SSE2__)
+}  // namespace recon
+#include <emmintrin.h>
+namespace recon {
+RECON_FN bool any(Mask a) { return _mm_movemask_ps((__m128)a.m) != 0; }
+RECON_FN bool all(Mask a) { return _mm_movemask_ps((__m128)a.m) == 0xf; }
+#else
+RECON_FN bool any(Mask a) { return bits(a) != 0; }
+RECON_FN bool all(Mask a) { return bits(a) == (1u << kLanes) - 1; }
+#endif
+RECON_FN Mask mask_from_bits(uint32_t b) {
+    VecI r;
+    for (int i = 0; i < kLanes; ++i) r[i] = (b >> i) & 1u ? -1 : 0;
+    return {r};
+}
+
+struct Pack {
+    VecF v;
+    Pack() = default;
+    RECON_FN Pack(VecF x) : v(x) {}
+    RECON_FN Pack(float x) : v(x - VecF{}) {}
+    RECON_FN friend Pack operator+(Pack a, Pack b) { return a.v + b.v; }
+    RECON_FN friend Pack operator-(Pack a, Pack b) { return a.v - b.v; }
+    RECON_FN friend Pack operator*(Pack a, Pack b) { return a.v * b.v; }
+    RECON_FN friend Pack operator/(Pack a, Pack b) { return a.v / b.v; }
+    RECON_FN Pack operator-() const { return -v; }
+    RECON_FN friend Mask operator<(Pack a, Pack b) { return {a.v < b.v}; }
+    RECON_FN friend Mask operator<=(Pack a, Pack b) { return {a.v <= b.v}; }
+    RECON_FN friend Mask operator>(Pack a, Pack b) { return {a.v > b.v}; }
+    RECON_FN friend Mask operator>=(Pack a, Pack b) { return {a.v >= b.v}; }
+};
+RECON_FN Pack load(const float* p) {
+    Pack r;
+    std::memcpy(&r.v, p, sizeof r.v);
+    return r;
+}
+RECON_FN void store(float* p, Pack a) { std::memcpy(p, &a.v, sizeof a.v); }
+RECON_FN Pack load_masked(const float* p, Mask m) {
+    Pack r(0.0f);
+    for (int i = 0; i < kLanes; ++i)
+        if (m.m[i]) r.v[i] = p[i];
+    return r;
+}
+RECON_FN void store_masked(float* p, Pack a, Mask m) {
+    for (int i = 0; i < kLanes; ++i)
+        if (m.m[i]) p[i] = a.v[i];
+}
+RECON_FN Pack gather(const float* base, const int32_t* index) {
+    Pack r;
+    for (int i = 0; i < kLanes; ++i) r.v[i] = base[index[i]];
+    return r;
+}
+RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return a.v * b.v + c.v; }
+RECON_FN Pack fmin_(Pack a, Pack b) { return a.v < b.v ? a.v : b.v; }
+RECON_FN Pack fmax_(Pack a, Pack b) { return a.v > b.v ? a.v : b.v; }
+RECON_FN Pack select(Mask m, Pack a, Pack b) { return m.m ? a.v : b.v; }
+RECON_FN Pack abs_(Pack a) { return (VecF)((VecI)a.v & 0x7fffffff); }
+RECON_FN Pack sqrt_(Pack a) {
+#if defined(__AVX2__)
+    return (VecF)_mm256_sqrt_ps((__m256)a.v);
+#elif defined(__SSE2__)
+    return (VecF)_mm_sqrt_ps((__m128)a.v);
+#else
+    Pack r;
+    for (int i = 0; i < kLanes; ++i) r.v[i] = ::sqrtf(a.v[i]);
+    return r;
+#endif
+}
+RECON_FN float sum(Pack a) {
+    float r = 0;
+    for (int i = 0; i < kLanes; ++i) r += a.v[i];
+    return r;
+}
+RECON_FN Pack lane_index() {
+    Pack r;
+    for (int i = 0; i < kLanes; ++i) r.v[i] = static_cast<float>(i);
+    return r;
+}
+// Adding 1.5·2^23 pushes the fraction out of the mantissa: rounds to nearest for |a| < 2^22.
+RECON_FN Pack round_(Pack a) {
+    const VecF magic = Pack(12582912.0f).v;
+    return (a.v + magic) - magic;
+}
+RECON_FN Pack exp2_integral(Pack n) {
+    VecI i = __builtin_convertvector(n.v, VecI);
+    return (VecF)((i + 127) << 23);
+}
+
+#endif
+
+template <>
+struct MaskOfT<Pack> {
+    using type = Mask;
+};
+
+// Lanes 0 .. count-1.
+RECON_FN Mask first_lanes(int count) { return lane_index() < Pack(static_cast<float>(count)); }
+
+// e^a by range reduction to |f| <= ln2/2 and the degree-5 minimax-like polynomial; relative error below 3e-7 for a in
+// [-87, 88], clamped outside (a NaN stays NaN where the instruction set's min and max keep it; callers mask first).
+RECON_FN Pack exp_(Pack a) {
+    a = fmax_(fmin_(a, Pack(88.0f)), Pack(-87.0f));
+    Pack n = round_(a * Pack(1.44269504088896341f));
+    Pack f = fma_(n, Pack(-0.693145751953125f), a);
+    f = fma_(n, Pack(-1.42860682030941723e-6f), f);
+    Pack p = fma_(f, Pack(1.9875691500e-4f), Pack(1.3981999507e-3f));
+    p = fma_(p, f, Pack(8.3334519073e-3f));
+    p = fma_(p, f, Pack(4.1665795894e-2f));
+    p = fma_(p, f, Pack(1.6666665459e-1f));
+    p = fma_(p, f, Pack(5.0000001201e-1f));
+    p = fma_(p, f * f, f + Pack(1.0f));
+    return p * exp2_integral(n);
+}
+
+// Natural logarithm lane by lane; not on any hot path.
+RECON_FN Pack log_(Pack a) {
+    float t[kLanes];
+    store(t, a);
+    for (int i = 0; i < kLanes; ++i) t[i] = ::logf(t[i]);
+    return load(t);
+}
+
+#endif  // !__CUDACC__
+
+template <class F>
+using MaskOf = typename MaskOfT<F>::type;
+
+RECON_FN float fma_(float a, float b, float c) { return a * b + c; }
+RECON_FN double fma_(double a, double b, double c) { return a * b + c; }
+
+}  // namespace recon

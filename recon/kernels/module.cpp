@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The extension module.  It is built once per instruction set (RECON_MODULE names it); recon/kernels/native.py loads
+// the best one.  A new operation adds its bind function to the two lists here and its cpu.cpp to CMakeLists.txt.
+#include <nanobind/stl/string.h>
+#include <omp.h>
+
+#include <string>
+
+#include "recon/kernels/common/binding.h"
+#include "recon/kernels/common/simd.h"
+
+namespace recon {
+void bind_adam(nb::module_& m);
+}  // namespace recon
+
+#if RECON_DETECTS
+namespace {
+// The best instruction set that this processor and its operating system offer.
+std::string detect_isa() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+        return "avx512";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+    return "baseline";
+}
+}  // namespace
+#endif
+
+NB_MODULE(RECON_MODULE, m) {
+    m.attr("lanes") = recon::kLanes;
+    m.def("max_threads", &omp_get_max_threads);
+    m.def("set_threads", &omp_set_num_threads);
+#if RECON_DETECTS
+    m.def("detect_isa", &detect_isa);
+#endif
+    recon::bind_adam(m);
+}

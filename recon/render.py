@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every renderer takes and gives.
+
+Splats, radiance fields and meshes implement `Renderer`; viewers, evaluation, surface extraction and films know
+nothing else of a method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from recon.cameras import Camera
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How to render.
+
+    Attributes:
+        background: colour behind everything, RGB in 0..1.
+        depth: also give expected and median depth.
+        normal: also give normals.
+        features: also blend the feature channels, where there are any.
+    """
+
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    depth: bool = False
+    normal: bool = False
+    features: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RenderOutput:
+    """One picture; tensors live on the renderer's device.
+
+    Attributes:
+        rgb: [H, W, 3] float32, background included, not clamped.
+        alpha: [H, W] float32 in 0..1.
+        depth: [H, W] expected depth along z in world units, normalised by alpha; 0 where alpha is 0.  None unless
+            asked for.
+        median_depth: [H, W] depth along z at which transmittance falls to one half; 0 where it never does.  None
+            unless asked for.
+        normal: [H, W, 3] unit normals in the world, towards the camera; 0 where alpha is 0.  None unless asked for.
+        features: [H, W, D], premultiplied by alpha.  None unless asked for.
+    """
+
+    rgb: torch.Tensor
+    alpha: torch.Tensor
+    depth: torch.Tensor | None = None
+    median_depth: torch.Tensor | None = None
+    normal: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """Anything that can be looked at."""
+
+    def render(self, camera: Camera, options: RenderOptions) -> RenderOutput:
+        """Renders the view of a PINHOLE camera without gradients."""
