@@ -83,9 +83,7 @@ class Camera:
             raise ReconError(doing, f"its size is {self.width}×{self.height}", "at least 1×1 pixels")
         numbers = np.array([self.fx, self.fy, self.cx, self.cy, *self.distortion])
         if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0:
-            raise ReconError(
-                doing, f"its intrinsics are {numbers.tolist()}", "finite numbers and positive focals"
-            )
+            raise ReconError(doing, f"its intrinsics are {numbers.tolist()}", "finite numbers and positive focals")
         if len(self.distortion) != DISTORTION_COUNT[self.model]:
             raise ReconError(
                 doing,
@@ -95,9 +93,7 @@ class Camera:
         if pose.shape != (4, 4) or not np.isfinite(pose).all():
             raise ReconError(doing, f"cam_from_world is {pose.tolist()}", "a finite 4×4 matrix")
         if np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > 1e-4 or np.linalg.det(pose[:3, :3]) < 0:
-            raise ReconError(
-                doing, f"cam_from_world is {pose.tolist()}", "a rotation (orthonormal, no mirror)"
-            )
+            raise ReconError(doing, f"cam_from_world is {pose.tolist()}", "a rotation (orthonormal, no mirror)")
 
     @property
     def intrinsic_matrix(self) -> FloatArray:

@@ -174,9 +174,7 @@ def read_json(path: Path, schema: int, keys: Iterable[str] | None = None) -> dic
     return document
 
 
-def write_arrays(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Writes named numpy arrays as one safetensors file, atomically."""
     import numpy as np
     from safetensors.numpy import save_file

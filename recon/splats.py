@@ -57,9 +57,7 @@ class Splats:
         if len(sh_shape) != 3 or sh_shape[0] != count or sh_shape[1] not in (1, 4, 9, 16) or sh_shape[2] != 3:
             raise ReconError("making splats", f"sh has shape {sh_shape}", f"({count}, 1|4|9|16, 3)")
         if self.features is not None and (self.features.ndim != 2 or self.features.shape[0] != count):
-            raise ReconError(
-                "making splats", f"features has shape {tuple(self.features.shape)}", f"({count}, D)"
-            )
+            raise ReconError("making splats", f"features has shape {tuple(self.features.shape)}", f"({count}, D)")
 
     def __len__(self) -> int:
         return int(self.means.shape[0])

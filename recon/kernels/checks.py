@@ -29,9 +29,7 @@ def check_tensor(
     found = tuple(tensor.shape)
     if len(found) != len(shape) or any(want is not None and want != have for want, have in zip(shape, found)):
         wanted = "×".join("any" if want is None else str(want) for want in shape)
-        raise ReconError(
-            f"calling {operation}", f"{name} has shape {'×'.join(map(str, found)) or '()'}", wanted
-        )
+        raise ReconError(f"calling {operation}", f"{name} has shape {'×'.join(map(str, found)) or '()'}", wanted)
     if tensor.dtype != dtype:
         raise ReconError(f"calling {operation}", f"{name} is {tensor.dtype}", f"{dtype}")
     return tensor if tensor.is_contiguous() else tensor.contiguous()

@@ -53,7 +53,7 @@ def adam_step(
         adam_step_reference(parameter, gradient, first_moment, second_moment, hyper, visible)
         return
     shape = tuple(parameter.shape)
-    assert parameter.is_contiguous() and first_moment.is_contiguous() and second_moment.is_contiguous()
+    assert all(tensor.is_contiguous() for tensor in (parameter, first_moment, second_moment))
     for name, tensor in (
         ("parameter", parameter),
         ("first_moment", first_moment),
