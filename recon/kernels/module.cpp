@@ -11,6 +11,7 @@
 
 namespace recon {
 void bind_adam(nb::module_& m);
+void bind_ssim(nb::module_& m);
 }  // namespace recon
 
 #if RECON_DETECTS
@@ -37,4 +38,5 @@ NB_MODULE(RECON_MODULE, m) {
     m.def("detect_isa", &detect_isa);
 #endif
     recon::bind_adam(m);
+    recon::bind_ssim(m);
 }
