@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -138,8 +139,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, document: Mapping[str, Any], schema: int) -> None:
     """Writes a JSON object atomically, with its `schema` number first."""
-    body = {"schema": schema, **document}
-    write_text(path, json.dumps(body, indent=2, allow_nan=False, default=_plain) + "\n")
+    write_text(path, to_json_text({"schema": schema, **document}) + "\n")
+
+
+def to_json_text(document: Mapping[str, Any]) -> str:
+    """Returns a document as JSON text; numbers that JSON lacks (NaN, infinity) become null."""
+    return json.dumps(_finite(document), indent=2, allow_nan=False, default=_plain)
 
 
 def read_json(path: Path, schema: int, keys: Iterable[str] | None = None) -> dict[str, Any]:
@@ -211,6 +216,19 @@ def file_fingerprint(path: Path) -> list[Any]:
     """Returns what tells one version of a file from another without reading it: name, size, modification time."""
     status = Path(path).stat()
     return [Path(path).name, status.st_size, status.st_mtime_ns]
+
+
+def _finite(value: Any) -> Any:
+    """Returns the document as plain values, with null for NaN and infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    return _finite(_plain(value))
 
 
 def _plain(value: object) -> object:
