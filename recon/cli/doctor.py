@@ -16,8 +16,23 @@ from recon.errors import ReconError
 from recon.progress import Progress
 
 REQUIRED = tuple(
-    "torch pycolmap viser tyro trimesh numpy scipy pillow opencv-python-headless av rich safetensors jaxtyping "
-    "fast-simplification scikit-image".split()
+    [
+        "torch",
+        "pycolmap",
+        "viser",
+        "tyro",
+        "trimesh",
+        "numpy",
+        "scipy",
+        "pillow",
+        "opencv-python-headless",
+        "av",
+        "rich",
+        "safetensors",
+        "jaxtyping",
+        "fast-simplification",
+        "scikit-image",
+    ]
 )
 OPTIONAL = {
     "gsplat": ("gsplat", "trains on an NVIDIA GPU"),
