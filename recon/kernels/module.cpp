@@ -12,6 +12,7 @@
 namespace recon {
 void bind_adam(nb::module_& m);
 void bind_ssim(nb::module_& m);
+void bind_raycast(nb::module_& m);
 }  // namespace recon
 
 #if RECON_DETECTS
@@ -39,4 +40,5 @@ NB_MODULE(RECON_MODULE, m) {
 #endif
     recon::bind_adam(m);
     recon::bind_ssim(m);
+    recon::bind_raycast(m);
 }
