@@ -15,24 +15,22 @@ from recon.cli.command import CommonOptions, Outcome
 from recon.errors import ReconError
 from recon.progress import Progress
 
-REQUIRED = tuple(
-    [
-        "torch",
-        "pycolmap",
-        "viser",
-        "tyro",
-        "trimesh",
-        "numpy",
-        "scipy",
-        "pillow",
-        "opencv-python-headless",
-        "av",
-        "rich",
-        "safetensors",
-        "jaxtyping",
-        "fast-simplification",
-        "scikit-image",
-    ]
+REQUIRED = (
+    "torch",
+    "pycolmap",
+    "viser",
+    "tyro",
+    "trimesh",
+    "numpy",
+    "scipy",
+    "pillow",
+    "opencv-python-headless",
+    "av",
+    "rich",
+    "safetensors",
+    "jaxtyping",
+    "fast-simplification",
+    "scikit-image",
 )
 OPTIONAL = {
     "gsplat": ("gsplat", "trains on an NVIDIA GPU"),
