@@ -138,15 +138,20 @@ void raycast_build(BvhParams& p) {
     p.node_count = p.triangle_count > 0 ? 1 : 0;
     Range stack[kStack];
     int top = 0;
+    float padding = 0;  // so that a ray within the plane of a box's side meets the box
     if (p.triangle_count > 0) stack[top++] = {0, 0, p.triangle_count, 0};
     while (top > 0) {
         const Range range = stack[--top];
         BvhNode& node = p.nodes[range.node];
         Box box;
         for (int64_t i = range.first; i < range.first + range.count; ++i) box.add(box_of(p, p.order[i]));
+        if (range.node == 0) {
+            for (int a = 0; a < 3; ++a) padding = fmax_(padding, fmax_(abs_(box.low[a]), abs_(box.high[a])));
+            padding *= 4e-7f;
+        }
         for (int a = 0; a < 3; ++a) {
-            node.low[a] = box.low[a];
-            node.high[a] = box.high[a];
+            node.low[a] = box.low[a] - padding;
+            node.high[a] = box.high[a] + padding;
         }
         if (range.count <= kLeafTriangles) {
             node.first = static_cast<int32_t>(range.first);

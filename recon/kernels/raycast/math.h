@@ -32,19 +32,22 @@ struct TriangleHit {
 };
 
 // Both sides count.  `slack` widens the triangle a little (in barycentric units) so that rays do not slip through the
-// shared edge of two triangles, whose weights are rounded differently.
+// shared edge of two triangles, whose weights are rounded differently.  A sliver so thin, seen from the origin, that
+// rounding would decide the weights is not hit at all.
 template <class F>
 RECON_FN TriangleHit<F> intersect_triangle(Vec3<F> origin, Vec3<F> direction, Vec3<F> corner, Vec3<F> edge1,
                                            Vec3<F> edge2, F nearest, F farthest, F slack) {
     const Vec3<F> p = cross(direction, edge2);
-    const F inverse = F(1.0f) / dot(edge1, p);  // infinite for a parallel ray: every comparison below is then false
+    const F determinant = dot(edge1, p);
+    const F inverse = F(1.0f) / determinant;  // infinite for a parallel ray: every comparison below is then false
     const Vec3<F> s = origin - corner;
+    const MaskOf<F> reliable = determinant * determinant > F(2.5e-13f) * (dot(s, s) * dot(p, p));
     const F u = dot(s, p) * inverse;
     const Vec3<F> q = cross(s, edge1);
     const F v = dot(direction, q) * inverse;
     const F distance = dot(edge2, q) * inverse;
     const MaskOf<F> inside = (u >= -slack) & (v >= -slack) & (u + v <= F(1.0f) + slack);
-    return {inside & (distance > nearest) & (distance < farthest), distance, u, v};
+    return {reliable & inside & (distance > nearest) & (distance < farthest), distance, u, v};
 }
 
 // Whether the ray meets the box between the two distances.  `inverse` is 1 / direction with zeros replaced by a huge
