@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turning splats by quarter turns about the x axis, which is how files with another up axis are met.
+
+One quarter turn maps (x, y, z) to (x, -z, y), so +Z up becomes -Y up.  Everything but the higher harmonics is turned
+without any rounding:
+
+- positions are permuted and negated;
+- a Gaussian's rotation matrix becomes P R, where P is the turn.  P R Qᵀ with the axes of the Gaussian turned too
+  (its second and third scales change places) is the same ellipsoid, and with p = q = (1 + i)/√2 the quaternion
+  p r q of r = (w, x, y, z) is (-x, w, y, z): a permutation again.
+
+Spherical harmonics of degree 2 and 3 mix with irrational weights, so these are rounded to float32 once per turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recon.splats import Splats
+
+UpAxis = Literal["world", "+z", "-y", "-z", "+y"]
+"""Which axis of a file points up; "world" is the world of recon, +z."""
+
+UP_AXES: tuple[str, ...] = get_args(UpAxis)
+
+_TURNS = {"world": 0, "+z": 0, "-y": 1, "-z": 2, "+y": 3}
+
+
+def splats_from_world(splats: Splats, up: UpAxis) -> Splats:
+    """Returns splats of our world (+Z up) in a frame whose `up` axis points up."""
+    return _turn(splats, _TURNS[up])
+
+
+def world_from_splats(splats: Splats, up: UpAxis) -> Splats:
+    """Returns splats of a frame whose `up` axis points up in our world (+Z up)."""
+    return _turn(splats, -_TURNS[up] % 4)
+
+
+def _turn(splats: Splats, turns: int) -> Splats:
+    """Returns the splats turned by `turns` quarter turns about x."""
+    if turns == 0:
+        return splats
+    means, quats, log_scales = splats.means, splats.quats, splats.log_scales
+    for _ in range(turns):
+        means = torch.stack([means[:, 0], -means[:, 2], means[:, 1]], 1)
+        quats = torch.stack([-quats[:, 1], quats[:, 0], quats[:, 2], quats[:, 3]], 1)
+        log_scales = log_scales[:, [0, 2, 1]]
+    sh = splats.sh
+    if splats.sh_degree > 0:
+        matrix = torch.from_numpy(_sh_turn(splats.sh_degree, turns)).to(sh.device)
+        sh = torch.einsum("ij,njc->nic", matrix, sh.double()).to(sh.dtype)
+    return replace(splats, means=means, quats=quats, log_scales=log_scales, sh=sh)
+
+
+@cache
+def _sh_turn(degree: int, turns: int) -> npt.NDArray[np.float64]:
+    """Returns the [K, K] matrix that turns coefficients: Σ (M sh)_k Y_k(P d) = Σ sh_k Y_k(d) for every direction d."""
+    directions = np.random.default_rng(0).normal(size=(256, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    turned = directions
+    for _ in range(turns):
+        turned = np.stack([turned[:, 0], -turned[:, 2], turned[:, 1]], 1)
+    before, after = _sh_basis(degree, directions), _sh_basis(degree, turned)
+    matrix = np.linalg.lstsq(after, before, rcond=None)[0]
+    # The true entries are 0, ±1/4, ±1/2, ±1 and square roots between; what is off by rounding alone is set right, so
+    # that degree 1, a signed permutation, is turned exactly.
+    nearest = np.round(matrix * 4) / 4
+    return np.where(np.abs(matrix - nearest) < 1e-9, nearest, matrix)
+
+
+def _sh_basis(degree: int, directions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Returns the real spherical harmonics [M, K] in the order and with the signs of the 3DGS papers."""
+    x, y, z = directions.T
+    xx, yy, zz = x * x, y * y, z * z
+    basis = [np.full_like(x, np.sqrt(1 / (4 * np.pi)))]
+    if degree >= 1:
+        c = np.sqrt(3 / (4 * np.pi))
+        basis += [-c * y, c * z, -c * x]
+    if degree >= 2:
+        c = np.sqrt(15 / (4 * np.pi))
+        basis += [c * x * y, -c * y * z, c / np.sqrt(12) * (2 * zz - xx - yy), -c * x * z, c / 2 * (xx - yy)]
+    if degree >= 3:
+        a, b, c = np.sqrt(35 / (32 * np.pi)), np.sqrt(105 / (4 * np.pi)), np.sqrt(21 / (32 * np.pi))
+        d = np.sqrt(7 / (16 * np.pi))
+        basis += [
+            -a * y * (3 * xx - yy),
+            b * x * y * z,
+            -c * y * (4 * zz - xx - yy),
+            d * z * (2 * zz - 3 * xx - 3 * yy),
+            -c * x * (4 * zz - xx - yy),
+            b / 2 * z * (xx - yy),
+            -a * x * (xx - 3 * yy),
+        ]
+    return np.stack(basis, 1)
