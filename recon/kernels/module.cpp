@@ -12,6 +12,7 @@
 namespace recon {
 void bind_adam(nb::module_& m);
 void bind_ssim(nb::module_& m);
+void bind_projection(nb::module_& m);
 void bind_raycast(nb::module_& m);
 }  // namespace recon
 
@@ -40,5 +41,6 @@ NB_MODULE(RECON_MODULE, m) {
 #endif
     recon::bind_adam(m);
     recon::bind_ssim(m);
+    recon::bind_projection(m);
     recon::bind_raycast(m);
 }

@@ -20,7 +20,11 @@
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__AVX512BW__)
 #define RECON_AVX512 1
+// GCC 12's own header trips its warning (https://gcc.gnu.org/PR105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 namespace recon {
@@ -102,6 +106,11 @@ RECON_FN Pack exp2_integral(Pack n) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23));
 }
+// The exponent of a positive normal number, and its mantissa in [1, 2).
+RECON_FN Pack split_exponent(Pack a, Pack& mantissa) {
+    mantissa = _mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);
+    return _mm512_getexp_ps(a.v);
+}
 RECON_FN Pack round_(Pack a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
 #else  // GCC and Clang vector extensions: AVX2 (8 lanes), SSE2 and NEON (4 lanes)
@@ -170,14 +179,22 @@ RECON_FN Pack load(const float* p) {
 }
 RECON_FN void store(float* p, Pack a) { std::memcpy(p, &a.v, sizeof a.v); }
 RECON_FN Pack load_masked(const float* p, Mask m) {
+#if defined(__AVX2__)
+    return (VecF)_mm256_maskload_ps(p, (__m256i)m.m);
+#else
     Pack r(0.0f);
     for (int i = 0; i < kLanes; ++i)
         if (m.m[i]) r.v[i] = p[i];
     return r;
+#endif
 }
 RECON_FN void store_masked(float* p, Pack a, Mask m) {
+#if defined(__AVX2__)
+    _mm256_maskstore_ps(p, (__m256i)m.m, (__m256)a.v);
+#else
     for (int i = 0; i < kLanes; ++i)
         if (m.m[i]) p[i] = a.v[i];
+#endif
 }
 RECON_FN Pack gather(const float* base, const int32_t* index) {
     Pack r;
@@ -219,6 +236,12 @@ RECON_FN Pack exp2_integral(Pack n) {
     VecI i = __builtin_convertvector(n.v, VecI);
     return (VecF)((i + 127) << 23);
 }
+// The exponent of a positive normal number, and its mantissa in [1, 2).
+RECON_FN Pack split_exponent(Pack a, Pack& mantissa) {
+    const VecI i = (VecI)a.v;
+    mantissa = (VecF)((i & 0x7fffff) | 0x3f800000);
+    return __builtin_convertvector((i >> 23) - 127, VecF);
+}
 
 #endif
 
@@ -246,12 +269,64 @@ RECON_FN Pack exp_(Pack a) {
     return p * exp2_integral(n);
 }
 
-// Natural logarithm lane by lane; not on any hot path.
+// Integers at or below (above) a, for |a| < 2^22.
+RECON_FN Pack floor_(Pack a) {
+    const Pack r = round_(a);
+    return select(r > a, r - Pack(1.0f), r);
+}
+RECON_FN Pack ceil_(Pack a) { return -floor_(-a); }
+
+// 2^a; relative error below 2e-7 for a in [-126, 127]; outside, and for NaN, callers mask the result.
+RECON_FN Pack exp2_(Pack a) {
+#if !RECON_AVX512
+    a = fmax_(fmin_(a, Pack(127.0f)), Pack(-126.0f));
+#endif
+    const Pack n = round_(a);
+    const Pack f = a - n;
+    // Minimax over [-1/2, 1/2] with p(0) = 1.
+    Pack p = fma_(f, Pack(1.326472731307149e-3f), Pack(9.671512991189957e-3f));
+    p = fma_(p, f, Pack(5.550733581185341e-2f));
+    p = fma_(p, f, Pack(2.4022242426872253e-1f));
+    p = fma_(p, f, Pack(6.931470036506653e-1f));
+    p = fma_(p, f, Pack(1.0f));
+#if RECON_AVX512
+    return _mm512_scalef_ps(p.v, n.v);
+#else
+    return p * exp2_integral(n);
+#endif
+}
+
+// 1 / a, to about one unit in the last place.
+RECON_FN Pack reciprocal_(Pack a) {
+#if RECON_AVX512
+    const Pack r(_mm512_rcp14_ps(a.v));
+    return fma_(r, fma_(-a, r, Pack(1.0f)), r);
+#else
+    return Pack(1.0f) / a;
+#endif
+}
+
+// Natural logarithm; relative error below 2e-7.  -infinity at 0 (and at numbers below the normal ones), NaN below it.
+// The polynomial is Cephes' logf (Moshier).
 RECON_FN Pack log_(Pack a) {
-    float t[kLanes];
-    store(t, a);
-    for (int i = 0; i < kLanes; ++i) t[i] = ::logf(t[i]);
-    return load(t);
+    Pack mantissa, e = split_exponent(a, mantissa);
+    const Mask upper = mantissa > Pack(1.41421356f);
+    mantissa = select(upper, mantissa * Pack(0.5f), mantissa);
+    e = select(upper, e + Pack(1.0f), e);
+    const Pack x = mantissa - Pack(1.0f), z = x * x;
+    Pack p = fma_(x, Pack(7.0376836292e-2f), Pack(-1.1514610310e-1f));
+    p = fma_(p, x, Pack(1.1676998740e-1f));
+    p = fma_(p, x, Pack(-1.2420140846e-1f));
+    p = fma_(p, x, Pack(1.4249322787e-1f));
+    p = fma_(p, x, Pack(-1.6668057665e-1f));
+    p = fma_(p, x, Pack(2.0000714765e-1f));
+    p = fma_(p, x, Pack(-2.4999993993e-1f));
+    p = fma_(p, x, Pack(3.3333331174e-1f));
+    Pack y = fma_(e, Pack(-2.12194440e-4f), x * z * p);
+    y = x + fma_(z, Pack(-0.5f), y);
+    y = fma_(e, Pack(0.693359375f), y);
+    y = select(a < Pack(1.17549435e-38f), Pack(-__builtin_inff()), y);
+    return select(a >= Pack(0.0f), y, Pack(__builtin_nanf("")));
 }
 
 #endif  // !__CUDACC__
