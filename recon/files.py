@@ -93,7 +93,7 @@ def raise_for_os_error(doing: str, error: OSError) -> None:
             "free space",
             "free some space or choose another --out, then run it again",
         ) from error
-    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT):
         raise ReconError(
             doing, f"{error.strerror} ({error.filename})", "a usable path", "choose another path"
         ) from error
