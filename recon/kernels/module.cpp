@@ -11,9 +11,14 @@
 
 namespace recon {
 void bind_adam(nb::module_& m);
+void bind_binning(nb::module_& m);
+void bind_blend(nb::module_& m);
 void bind_ssim(nb::module_& m);
 void bind_projection(nb::module_& m);
 void bind_raycast(nb::module_& m);
+void bind_tsdf(nb::module_& m);
+void bind_marching_cubes(nb::module_& m);
+void bind_triangles(nb::module_& m);
 }  // namespace recon
 
 #if RECON_DETECTS
@@ -40,7 +45,12 @@ NB_MODULE(RECON_MODULE, m) {
     m.def("detect_isa", &detect_isa);
 #endif
     recon::bind_adam(m);
+    recon::bind_binning(m);
+    recon::bind_blend(m);
     recon::bind_ssim(m);
     recon::bind_projection(m);
     recon::bind_raycast(m);
+    recon::bind_tsdf(m);
+    recon::bind_marching_cubes(m);
+    recon::bind_triangles(m);
 }
