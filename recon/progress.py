@@ -8,7 +8,7 @@ pass their own, and the default is silent.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -32,12 +32,8 @@ class Progress(Protocol):
         """Reports one line that should stay readable after the operation."""
 
 
-class StageContext(Protocol):
-    """What `Progress.stage` returns: a context manager that yields the `Stage`."""
-
-    def __enter__(self) -> Stage: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
+StageContext = AbstractContextManager[Stage]
+"""What `Progress.stage` returns: a context manager that yields the `Stage`."""
 
 
 class _SilentStage:

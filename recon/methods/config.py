@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every method's configuration shares, and how one becomes JSON and comes back.
+
+A method's configuration is a frozen dataclass that inherits `TrainConfig`, so that the loop and the command line know
+the shared fields by name.  It may hold groups of fields, which are frozen dataclasses themselves, one level deep.
+A number's range stands in its field's metadata (`ranged`) and is checked when the configuration is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from recon.errors import ReconError
+
+C = TypeVar("C")
+
+
+def ranged(default: Any, low: float, high: float = math.inf, resume: bool = False) -> Any:
+    """A dataclass field for a number between `low` and `high`, both included; `resume` as for `free`."""
+    return field(default=default, metadata={"low": low, "high": high, "resume": resume})
+
+
+def free(default: Any) -> Any:
+    """A dataclass field that may change between a run and its resumption, because it does not shape the result."""
+    return field(default=default, metadata={"resume": True})
+
+
+class Checked:
+    """Base of configuration dataclasses: checks every number's range and every choice once they are set."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for spec in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, spec.name)
+            doing = f"setting the option {spec.name}"
+            if not _fits(value, hints[spec.name]):
+                raise ReconError(doing, f"it is {value!r}", _words(hints[spec.name]))
+            low, high = spec.metadata.get("low"), spec.metadata.get("high")
+            if low is not None and value is not None and not low <= value <= high:
+                bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+                raise ReconError(doing, f"it is {value!r}", f"a number {bounds}")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """What the training loop needs to know of any method."""
+
+    steps: int = ranged(3000, 1)
+    """Optimisation steps, one photograph each; at least 1.  Schedules stretch with it."""
+    long_side: int = ranged(480, 0)
+    """Training resolution: longest side of a photograph in pixels; photographs are never enlarged.  0: as taken."""
+    seed: int = ranged(0, 0, 2**31 - 1)
+    """Seed of every random choice; 0 to 2147483647."""
+    device: Literal["auto", "cpu", "cuda"] = free("auto")
+    """Where to compute: auto takes an NVIDIA GPU where torch sees one, and the processor otherwise."""
+    backend: Literal["auto", "cpu", "cuda", "gsplat", "reference"] = free("auto")
+    """Which implementation of the kernels: auto takes the best one of the device."""
+    held_out_every: int = ranged(8, 0)
+    """Each so-many-th photograph by name is kept for scoring and never trained on; 0 trains on all of them."""
+    checkpoint_s: float = ranged(30.0, 0.0, resume=True)
+    """Seconds between checkpoints, which are also written at the end and on Ctrl-C; 0 writes one after each step."""
+    log_every: int = ranged(50, 1, resume=True)
+    """Steps between lines of metrics.jsonl; at least 1."""
+    evaluate_every: int = ranged(1000, 0, resume=True)
+    """Steps between scores of the held-out photographs during training; 0 scores none."""
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Returns a configuration as plain JSON values, groups as objects."""
+    return dataclasses.asdict(config)
+
+
+def from_json(kind: type[C], document: Mapping[str, Any], doing: str) -> C:
+    """Makes a configuration of dataclass `kind` from what `to_json` gave.
+
+    Args:
+        kind: the dataclass.
+        document: its fields; missing ones take their defaults, unknown ones are refused.
+        doing: the operation, for the message.
+
+    Raises:
+        ReconError: an unknown field, or a value of the wrong type or out of range.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(document) - set(hints))
+    if unknown:
+        raise ReconError(doing, f"the configuration has unknown options {', '.join(unknown)}")
+    values: dict[str, Any] = {}
+    for name, value in document.items():
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, dict):
+                raise ReconError(doing, f"the option {name} is {value!r}", "a group of options")
+            values[name] = from_json(typing.cast(type, hints[name]), value, doing)
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Returns one line for each option that differs and shapes the result ("steps: 3000 then, 2000 now")."""
+    lines = []
+    for spec in dataclasses.fields(old):
+        before, now = getattr(old, spec.name), getattr(new, spec.name)
+        if dataclasses.is_dataclass(before):
+            lines += differences(before, now, f"{prefix}{spec.name}.")
+        elif before != now and not spec.metadata.get("resume", False):
+            lines.append(f"{prefix}{spec.name}: {before} then, {now} now")
+    return lines
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; a whole number also passes for a float, a bool never for a number."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, choice) for choice in typing.get_args(hint))
+    if origin is tuple:
+        inner = typing.get_args(hint)
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint))

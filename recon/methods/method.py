@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a method is to the loop: a way to start a trainer, and a way to open what it trained.
+
+Adding one takes a folder with `config.py`, `model.py` and `train.py`, a `Method` object, and one line in the registry
+(`recon/methods/__init__.py`) or an entry point of the group `recon.methods` whose value is the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from recon.methods.config import TrainConfig
+from recon.scene import Scene, View
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from recon.render import Renderer
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a trainer is given.
+
+    Attributes:
+        scene: cameras and sparse points.
+        views: the undistorted photographs to train on, at training resolution.
+        held_out: those to score on; a trainer never sees them.
+        device: where the trainer keeps its state.
+        random: the source of the method's own random choices; torch's global generators are seeded as well, and the
+            loop saves and restores all of them.
+    """
+
+    scene: Scene
+    views: tuple[View, ...]
+    held_out: tuple[View, ...]
+    device: torch.device
+    random: np.random.Generator
+
+
+@dataclass(frozen=True, eq=False)
+class TrainerState:
+    """All that a trainer needs to go on as if it had never stopped.
+
+    Attributes:
+        tensors: parameters, optimiser moments and statistics by name.
+        values: JSON values: counters and schedules.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Trainer(Protocol):
+    """A method under training."""
+
+    def step(self, step: int, view_index: int) -> Mapping[str, float]:
+        """Makes optimisation step `step` (from 1) on `data.views[view_index]`; returns numbers for the log.
+
+        "loss" must be among them.
+        """
+
+    def snapshot(self) -> Renderer:
+        """Returns a renderer of the present state that later steps leave alone."""
+
+    def state(self) -> TrainerState:
+        """Returns the whole state without changing it."""
+
+    def restore(self, state: TrainerState) -> None:
+        """Takes over a state that `state` gave.
+
+        Raises:
+            ReconError: the state does not fit.
+        """
+
+    def export(self, folder: Path) -> None:
+        """Writes the trained result in the formats that other programs read ("splats.ply")."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method; its functions import torch only when they are called.
+
+    Attributes:
+        name: what `--method` takes.
+        summary: one line for the help text.
+        config_type: its configuration, a dataclass that inherits `TrainConfig`.
+        check: refuses, before anything is loaded, what cannot work (memory, views) with a `ReconError`.
+        start: makes a fresh trainer.
+        open: returns the renderer of a run from its checkpoint, or of its folder where no checkpoint is left.
+    """
+
+    name: str
+    summary: str
+    config_type: type[TrainConfig]
+    check: Callable[[Scene, Any], None]
+    start: Callable[[TrainingData, Any], Trainer]
+    open: Callable[[Path, Any, TrainerState | None], Renderer]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of Gaussian splatting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from recon.methods.config import Checked, TrainConfig, ranged
+
+
+@dataclass(frozen=True)
+class RateConfig(Checked):
+    """Adam's learning rates.  Only the position's rate falls over the run."""
+
+    position: float = ranged(4e-4, 0.0, 1.0)
+    """At the start, in scene extents per step; 0 to 1."""
+    position_end_ratio: float = ranged(0.01, 0.0, 1.0)
+    """The position's rate at the last step over that at the first, falling exponentially; above 0 to 1."""
+    scale: float = ranged(5e-3, 0.0, 1.0)
+    """Of the log scales, per step; 0 to 1."""
+    rotation: float = ranged(1e-3, 0.0, 1.0)
+    """Of the quaternions, per step; 0 to 1."""
+    opacity: float = ranged(0.05, 0.0, 1.0)
+    """Of the opacity logits, per step; 0 to 1."""
+    color: float = ranged(2.5e-3, 0.0, 1.0)
+    """Of the constant spherical harmonic, per step; 0 to 1."""
+    color_detail_ratio: float = ranged(0.05, 0.0, 1.0)
+    """Rate of the higher harmonics over that of the constant one; 0 to 1."""
+    pose: float = ranged(1e-4, 0.0, 1.0)
+    """Of camera poses when they are refined: radians, and scene extents, per step; 0 to 1."""
+    exposure: float = ranged(1e-3, 0.0, 1.0)
+    """Of the colour corrections when exposure is compensated, per step; 0 to 1."""
+
+
+@dataclass(frozen=True)
+class DensityConfig(Checked):
+    """How Gaussians are added, moved and removed."""
+
+    strategy: Literal["classic", "mcmc", "none"] = "classic"
+    """classic: split and clone by screen-space gradient under the budget; mcmc: relocation and noise; none: fixed."""
+    start: float = ranged(0.05, 0.0, 1.0)
+    """When it begins, as a fraction of all steps; 0 to 1."""
+    stop: float = ranged(0.6, 0.0, 1.0)
+    """When it ends, as a fraction of all steps; 0 to 1."""
+    every: int = ranged(100, 1)
+    """Steps between two rounds; at least 1."""
+    prune_opacity: float = ranged(0.005, 0.0, 1.0)
+    """Gaussians of less opacity are removed (classic) or moved to others (mcmc); 0 to 1."""
+    prune_extent: float = ranged(0.5, 0.0)
+    """classic: Gaussians with a standard deviation above so many scene extents are removed; above 0."""
+    split_scale: float = ranged(0.01, 0.0)
+    """classic: Gaussians above so many scene extents are split, smaller ones cloned; at least 0."""
+    opacity_penalty: float = ranged(0.0, 0.0)
+    """Weight of the mean opacity in the loss, which lets useless Gaussians fade; at least 0 (mcmc: 0.01)."""
+    scale_penalty: float = ranged(0.0, 0.0)
+    """Weight of the mean standard deviation, in scene extents, in the loss; at least 0 (mcmc: 0.01)."""
+    noise: float = ranged(5e5, 0.0)
+    """mcmc: strength of the position noise, relative to the position's rate; at least 0."""
+
+
+@dataclass(frozen=True)
+class SplatConfig(TrainConfig):
+    """3D Gaussian splatting."""
+
+    max_gaussians: int = ranged(50_000, 1)
+    """The most Gaussians that density control may make; at least 1."""
+    sh_degree: int = ranged(3, 0, 3)
+    """Degree of the spherical harmonics that give view-dependent colour; 0 (none) to 3."""
+    sh_every: float = ranged(0.15, 0.0, 1.0)
+    """Fraction of all steps after which one more degree is switched on; 0 (all from the start) to 1."""
+    ssim_weight: float = ranged(0.2, 0.0, 1.0)
+    """λ in the loss (1 - λ) L1 + λ (1 - SSIM); 0 to 1."""
+    antialiased: bool = False
+    """Mip-Splatting's screen filter: keeps opacity right when seen from farther or at another resolution."""
+    masks: Literal["ignore", "alpha", "off"] = "ignore"
+    """ignore: masked pixels do not count; alpha: they are empty space (object captures); off: all pixels count."""
+    background: Literal["black", "white", "random"] = "black"
+    """Colour behind everything; random changes it each step, which with masks=alpha keeps empty space empty."""
+    refine_poses: bool = False
+    """Whether the cameras of the training photographs are refined together with the splats."""
+    exposure: bool = False
+    """Whether each training photograph gets its own affine colour correction; their mean stays the identity."""
+    random_points: int = ranged(10_000, 1)
+    """Gaussians placed at random where the scene has fewer than 100 sparse points; at least 1."""
+    rates: RateConfig = field(default_factory=RateConfig)
+    """Learning rates."""
+    density: DensityConfig = field(default_factory=DensityConfig)
+    """Density control."""

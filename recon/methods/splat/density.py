@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Density control: which Gaussians are added, moved and removed, and when.
+
+Strategies stand behind one small interface.  `ClassicDensity` follows Kerbl et al. 2023 (split the large, clone the
+small, where the screen-space gradient is high) with the absolute gradients of AbsGS (Ye et al. 2024) and the budget of
+Taming 3DGS (Mallick et al. 2024): instead of a threshold, the Gaussians are ranked, and as many are split as the
+schedule allows.  `McmcDensity` follows Kheradmand et al., "3D Gaussian Splatting as Markov Chain Monte Carlo", 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from recon.methods.splat.model import SplatParameters
+from recon.splats import Splats
+
+if TYPE_CHECKING:
+    from recon.methods.splat.config import SplatConfig
+    from recon.rasterization import Rasterization
+
+
+@dataclass(frozen=True)
+class DensityContext:
+    """What a strategy needs to know of the step: its number, the scene's extent and the position's learning rate."""
+
+    step: int
+    extent: float
+    position_rate: float
+
+
+class DensityStrategy(Protocol):
+    """Watches the gradients and changes the Gaussians."""
+
+    def observe(self, raster: Rasterization) -> None:
+        """Looks at a rendering after its backward pass."""
+
+    def update(self, parameters: SplatParameters, context: DensityContext) -> None:
+        """Changes the Gaussians after an optimiser step, when it is time to."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Returns the statistics gathered since the last change."""
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes over what `state` gave."""
+
+
+def make_density(config: SplatConfig, start_count: int, device: torch.device) -> DensityStrategy:
+    """Returns the strategy that the configuration names, for a run that starts with `start_count` Gaussians."""
+    if config.density.strategy == "classic":
+        return ClassicDensity(config, start_count, device)
+    if config.density.strategy == "mcmc":
+        return McmcDensity(config)
+    return FixedDensity()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The rounds of density control and how many Gaussians there may be after each."""
+
+    first: int
+    last: int
+    every: int
+    start_count: int
+    most: int
+
+    @staticmethod
+    def of(config: SplatConfig, start_count: int) -> Schedule:
+        """Turns fractions of the run into steps."""
+        density = config.density
+        first, last = round(config.steps * density.start), round(config.steps * density.stop)
+        return Schedule(first, last, density.every, start_count, config.max_gaussians)
+
+    def is_round(self, step: int) -> bool:
+        """Whether density control acts after `step`."""
+        return self.first <= step <= self.last and (step - self.first) % self.every == 0
+
+    def budget(self, step: int) -> int:
+        """Gaussians allowed after `step`: growing evenly from the start to the most, which the last round reaches."""
+        last_round = self.first + (self.last - self.first) // self.every * self.every
+        span = max(last_round - self.first + self.every, 1)
+        share = min(max((step - self.first + self.every) / span, 0.0), 1.0)
+        return min(self.most, round(self.start_count + share * (self.most - self.start_count)))
+
+
+class FixedDensity:
+    """Leaves the Gaussians as they are."""
+
+    def observe(self, raster: Rasterization) -> None:
+        pass
+
+    def update(self, parameters: SplatParameters, context: DensityContext) -> None:
+        pass
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        pass
+
+
+class ClassicDensity:
+    """Splits and clones by gradient, under a budget that grows evenly, and prunes the faint and the huge."""
+
+    def __init__(self, config: SplatConfig, start_count: int, device: torch.device) -> None:
+        self._config = config.density
+        self._schedule = Schedule.of(config, start_count)
+        self._gradient_sum = torch.zeros(start_count, device=device)
+        self._seen = torch.zeros(start_count, device=device)
+
+    def observe(self, raster: Rasterization) -> None:
+        visible = raster.visible
+        self._gradient_sum += raster.gradient_px
+        self._seen += visible
+
+    def update(self, parameters: SplatParameters, context: DensityContext) -> None:
+        if not self._schedule.is_round(context.step):
+            return
+        with torch.no_grad():
+            self._change(parameters, context)
+        count = len(parameters)
+        self._gradient_sum = torch.zeros(count, device=self._gradient_sum.device)
+        self._seen = torch.zeros_like(self._gradient_sum)
+
+    def _change(self, parameters: SplatParameters, context: DensityContext) -> None:
+        values = parameters.values()
+        largest = values.log_scales.amax(1).exp()
+        keep = values.opacities >= self._config.prune_opacity
+        keep &= largest <= self._config.prune_extent * context.extent
+        keep &= torch.isfinite(values.means).all(1)
+        if not bool(keep.any()):
+            keep = values.opacities >= values.opacities.max()
+        room = self._schedule.budget(context.step) - int(keep.sum())
+        score = torch.where(keep, self._gradient_sum / self._seen.clamp_min(1), torch.zeros_like(largest))
+        candidates = int((score > 0).sum())
+        chosen = torch.topk(score, max(0, min(room, candidates))).indices.sort().values
+        # A parent is replaced by two children where it is large and joined by a twin where it is small.
+        is_split = largest[chosen] > self._config.split_scale * context.extent
+        children = _children(values.select(chosen), is_split)
+        keep[chosen] = False
+        parameters.rearrange(keep.nonzero()[:, 0], children)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"gradient_sum": self._gradient_sum, "seen": self._seen}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        device = self._gradient_sum.device
+        self._gradient_sum = tensors["gradient_sum"].to(device).clone()
+        self._seen = tensors["seen"].to(device).clone()
+
+
+class McmcDensity:
+    """Moves dead Gaussians onto living ones, grows by 5% a round to the budget and shakes the faint."""
+
+    def __init__(self, config: SplatConfig) -> None:
+        self._config = config.density
+        self._schedule = Schedule.of(config, 0)
+        self._most = config.max_gaussians
+
+    def observe(self, raster: Rasterization) -> None:
+        pass
+
+    @torch.no_grad()
+    def update(self, parameters: SplatParameters, context: DensityContext) -> None:
+        if self._schedule.is_round(context.step):
+            self._relocate(parameters)
+            self._grow(parameters)
+        if context.step <= self._schedule.last:
+            self._shake(parameters, context)
+
+    def _relocate(self, parameters: SplatParameters) -> None:
+        opacities = parameters.values().opacities
+        dead = opacities < self._config.prune_opacity
+        count = int(dead.sum())
+        if count == 0 or count == len(parameters):
+            return
+        weights = torch.where(dead, torch.zeros_like(opacities), opacities)
+        sources = torch.multinomial(weights, count, replacement=True)
+        self._share_out(parameters, sources)
+        values, rows = parameters.values(), dead.nonzero()[:, 0]
+        for name in parameters:
+            parameters[name].value.data[rows] = getattr(values, name)[sources]
+        parameters.forget(torch.cat([rows, sources]))
+
+    def _grow(self, parameters: SplatParameters) -> None:
+        room = min(self._most, math.ceil(1.05 * len(parameters))) - len(parameters)
+        if room <= 0:
+            return
+        sources = torch.multinomial(parameters.values().opacities, room, replacement=True)
+        self._share_out(parameters, sources)
+        everything = torch.arange(len(parameters), device=sources.device)
+        parameters.rearrange(everything, parameters.values().select(sources))
+        parameters.forget(sources)
+
+    def _share_out(self, parameters: SplatParameters, sources: torch.Tensor) -> None:
+        """Gives each source the opacity and size that it and its copies need to look together as it did alone."""
+        copies = torch.bincount(sources, minlength=len(parameters)) + 1
+        rows = (copies > 1).nonzero()[:, 0]
+        opacity, shrink = relocated(parameters.values().opacities[rows], copies[rows])
+        opacity = opacity.clamp(self._config.prune_opacity, 1 - 1e-6)
+        parameters.opacity_logits.data[rows] = torch.logit(opacity)
+        parameters.log_scales.data[rows] += shrink.log()[:, None]
+
+    def _shake(self, parameters: SplatParameters, context: DensityContext) -> None:
+        values = parameters.values()
+        faint = torch.sigmoid(100 * (self._config.prune_opacity - values.opacities))
+        noise = torch.randn_like(values.means) * values.scales
+        noise = rotate(values.quats, noise * values.scales / context.extent)
+        parameters.means.data += noise * (faint * self._config.noise * context.position_rate / context.extent)[:, None]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        pass
+
+
+def relocated(opacity: torch.Tensor, copies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the opacity of each of `copies` Gaussians that replace one of `opacity`, and the factor of its size.
+
+    Kheradmand et al. 2024, equation 9: 1 − (1 − o')^n = o keeps the centre's opacity, and the size keeps the integral
+    of the blended profile, o / Σ_i Σ_k C(i−1, k) (−1)^k o'^(k+1) / √(k+1).
+
+    Args:
+        opacity: [M] in 0..1.
+        copies: [M] whole numbers, at least 1; those above 51 count as 51, where the sum would lose its precision.
+    """
+    copies = copies.clamp(1, 51)
+    opacity64 = opacity.double().clamp(1e-9, 1 - 1e-9)
+    new = 1 - (1 - opacity64) ** (1.0 / copies)
+    # Σ_{i=1..n} C(i−1, k) = C(n, k+1), which turns the double sum into one.
+    total = torch.zeros_like(new)
+    for k in range(int(copies.max()) if len(copies) else 0):
+        j = k + 1
+        remaining = (copies - j + 1).clamp_min(1).double()
+        binomial = torch.exp(torch.lgamma(copies.double() + 1) - math.lgamma(j + 1) - torch.lgamma(remaining))
+        term = binomial * (-1) ** k * new**j / math.sqrt(j)
+        total += torch.where(copies >= j, term, torch.zeros_like(term))
+    return new.to(opacity.dtype), (opacity64 / total.clamp_min(1e-12)).to(opacity.dtype)
+
+
+def rotate(quats: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Rotates vectors [N, 3] by quaternions [N, 4] wxyz of any length above 0."""
+    unit = torch.nn.functional.normalize(quats, dim=-1)
+    w, axis = unit[:, :1], unit[:, 1:]
+    cross = 2 * torch.linalg.cross(axis, vectors)
+    return vectors + w * cross + torch.linalg.cross(axis, cross)
+
+
+_SPLIT_OFFSET = 0.8
+_SPLIT_SHRINK = 0.6
+_SPLIT_OTHER_AXES = 0.9
+
+
+def _children(parents: Splats, is_split: torch.Tensor) -> Splats:
+    """Returns two Gaussians for each parent, first all the first ones, then all the second.
+
+    Split ones stand apart along the longest axis (offset² + shrunk² = 1 keeps the variance along it), which needs no
+    random draw; cloned ones stay, and share the parent's opacity.
+    """
+    count = len(parents)
+    axis = parents.log_scales.argmax(1)
+    rows = torch.arange(count, device=axis.device)
+    along = torch.zeros_like(parents.means)
+    along[rows, axis] = _SPLIT_OFFSET * parents.scales[rows, axis] * is_split
+    offset = rotate(parents.quats, along)
+    shrink = torch.full_like(parents.log_scales, math.log(_SPLIT_OTHER_AXES))
+    shrink[rows, axis] = math.log(_SPLIT_SHRINK)
+    log_scales = parents.log_scales + shrink * is_split[:, None]
+    shared = 1 - torch.sqrt(1 - parents.opacities.clamp(1e-4, 1 - 1e-4))
+    logits = torch.where(is_split, parents.opacity_logits, torch.logit(shared))
+    return Splats(
+        means=torch.cat([parents.means + offset, parents.means - offset]),
+        quats=parents.quats.repeat(2, 1),
+        log_scales=log_scales.repeat(2, 1),
+        opacity_logits=logits.repeat(2),
+        sh=parents.sh.repeat(2, 1, 1),
+        antialiased=parents.antialiased,
+    )

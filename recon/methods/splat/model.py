@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of the splats under training, their Adam moments, and where they start.
+
+Sources: Kerbl et al., "3D Gaussian Splatting for Real-Time Radiance Field Rendering", SIGGRAPH 2023 (initialisation
+from sparse points, learning rates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from recon.errors import ReconError
+from recon.scene import Scene
+from recon.splats import SH_C0, Splats
+
+if TYPE_CHECKING:
+    from recon.methods.splat.config import SplatConfig
+
+FEWEST_POINTS = 100
+"""With fewer sparse points than this, Gaussians start at random."""
+
+INITIAL_OPACITY = 0.1
+_NEIGHBOURS = 3
+_SMALLEST_SCALE = 1e-4
+_LARGEST_SCALE = 0.1
+PARAMETER_NAMES = ("means", "quats", "log_scales", "opacity_logits", "sh")
+
+
+@dataclass(eq=False)
+class Parameter:
+    """One trained tensor [N, ...] with its moments; the three are always of one shape."""
+
+    value: torch.Tensor
+    first_moment: torch.Tensor
+    second_moment: torch.Tensor
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """The gradient that the last backward pass left."""
+        assert self.value.grad is not None
+        return self.value.grad
+
+    @staticmethod
+    def fresh(value: torch.Tensor) -> Parameter:
+        """Returns a parameter without history."""
+        value = value.detach().clone().contiguous().requires_grad_(True)
+        return Parameter(value, torch.zeros_like(value.data), torch.zeros_like(value.data))
+
+
+class SplatParameters:
+    """The five tensors of N Gaussians, in place and in step; density control changes N."""
+
+    def __init__(self, splats: Splats) -> None:
+        self._parameters = {name: Parameter.fresh(getattr(splats, name)) for name in PARAMETER_NAMES}
+        self._antialiased = splats.antialiased
+
+    def __len__(self) -> int:
+        return int(self.means.shape[0])
+
+    def __getitem__(self, name: str) -> Parameter:
+        return self._parameters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PARAMETER_NAMES)
+
+    @property
+    def means(self) -> torch.Tensor:
+        return self._parameters["means"].value
+
+    @property
+    def quats(self) -> torch.Tensor:
+        return self._parameters["quats"].value
+
+    @property
+    def log_scales(self) -> torch.Tensor:
+        return self._parameters["log_scales"].value
+
+    @property
+    def opacity_logits(self) -> torch.Tensor:
+        return self._parameters["opacity_logits"].value
+
+    @property
+    def sh(self) -> torch.Tensor:
+        return self._parameters["sh"].value
+
+    @property
+    def splats(self) -> Splats:
+        """The trained tensors themselves, which gradients flow to."""
+        return Splats(
+            self.means, self.quats, self.log_scales, self.opacity_logits, self.sh, antialiased=self._antialiased
+        )
+
+    def values(self) -> Splats:
+        """The values without gradients; they share memory with the parameters."""
+        return self.splats.detach()
+
+    def copied(self) -> Splats:
+        """A copy that later steps leave alone."""
+        values = self.values()
+        return values.select(torch.arange(len(self), device=values.device))
+
+    @torch.no_grad()
+    def rearrange(self, keep: torch.Tensor, added: Splats | None = None) -> None:
+        """Keeps the rows at `keep` ([M] integers, in that order, with their moments) and appends `added` without."""
+        for name, parameter in self._parameters.items():
+            tensors = [parameter.value.detach(), parameter.first_moment, parameter.second_moment]
+            kept = [tensor[keep] for tensor in tensors]
+            if added is not None:
+                new = getattr(added, name)
+                kept = [torch.cat([kept[0], new]), *(torch.cat([k, torch.zeros_like(new)]) for k in kept[1:])]
+            self._parameters[name] = Parameter(kept[0].contiguous().requires_grad_(True), kept[1], kept[2])
+
+    @torch.no_grad()
+    def forget(self, rows: torch.Tensor, names: tuple[str, ...] = PARAMETER_NAMES) -> None:
+        """Clears the moments of some rows, after their values were set."""
+        for name in names:
+            self._parameters[name].first_moment[rows] = 0
+            self._parameters[name].second_moment[rows] = 0
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Returns values and moments by name; they share memory with the parameters."""
+        tensors = {}
+        for name, parameter in self._parameters.items():
+            tensors[name] = parameter.value.detach()
+            tensors[f"{name}.first_moment"] = parameter.first_moment
+            tensors[f"{name}.second_moment"] = parameter.second_moment
+        return tensors
+
+    def restore(self, tensors: dict[str, torch.Tensor], device: torch.device) -> None:
+        """Takes over what `state` gave.
+
+        Raises:
+            ReconError: a tensor is missing or of another shape.
+        """
+        count = tensors["means"].shape[0] if "means" in tensors else 0
+        for name, parameter in self._parameters.items():
+            found = []
+            for key in (name, f"{name}.first_moment", f"{name}.second_moment"):
+                tensor = tensors.get(key)
+                if tensor is None or tuple(tensor.shape) != (count, *parameter.value.shape[1:]):
+                    raise ReconError(
+                        "resuming the splats",
+                        f"{key} is {'missing' if tensor is None else f'of shape {tuple(tensor.shape)}'}",
+                        f"{count}×{'×'.join(map(str, parameter.value.shape[1:]))}",
+                    )
+                found.append(tensor.to(device).clone())
+            self._parameters[name] = Parameter(found[0].requires_grad_(True), found[1], found[2])
+
+
+def initial_splats(scene: Scene, config: SplatConfig, random: np.random.Generator) -> Splats:
+    """Returns one isotropic Gaussian for each sparse point, at most `max_gaussians`, or random ones.
+
+    A Gaussian's standard deviation is the root mean square distance to its three nearest neighbours, so that they
+    overlap; its colour is the point's, its opacity 0.1.
+
+    Raises:
+        ReconError: the scene's points are not finite.
+    """
+    positions, colors = scene.points.positions, scene.points.colors
+    if not np.isfinite(positions).all():
+        raise ReconError("starting the splats", "the scene's sparse points hold NaN or infinity", "finite positions")
+    if len(positions) < FEWEST_POINTS:
+        extra, extra_colors = _random_points(scene, config, random)
+        positions, colors = np.concatenate([positions, extra]), np.concatenate([colors, extra_colors])
+    if len(positions) > config.max_gaussians:
+        chosen = np.sort(random.choice(len(positions), config.max_gaussians, replace=False))
+        positions, colors = positions[chosen], colors[chosen]
+    order = _morton_order(positions)
+    positions, colors = positions[order], colors[order]
+    scales = neighbour_distances(positions).clip(_SMALLEST_SCALE * scene.extent, _LARGEST_SCALE * scene.extent)
+    count = len(positions)
+    sh = torch.zeros(count, (config.sh_degree + 1) ** 2, 3)
+    sh[:, 0] = torch.from_numpy((colors.astype(np.float32) / 255 - 0.5) / SH_C0)
+    quats = torch.zeros(count, 4)
+    quats[:, 0] = 1
+    return Splats(
+        means=torch.from_numpy(positions.astype(np.float32)),
+        quats=quats,
+        log_scales=torch.from_numpy(np.log(scales).astype(np.float32))[:, None].repeat(1, 3),
+        opacity_logits=torch.full((count,), float(np.log(INITIAL_OPACITY / (1 - INITIAL_OPACITY)))),
+        sh=sh,
+        antialiased=config.antialiased,
+    )
+
+
+def neighbour_distances(positions: np.ndarray) -> np.ndarray:
+    """Returns the root mean square distance of each point [N, 3] to its three nearest others, [N]; 1 for a lone one."""
+    from scipy.spatial import cKDTree
+
+    others = min(_NEIGHBOURS, len(positions) - 1)
+    if others < 1:
+        return np.ones(len(positions))
+    distances, _ = cKDTree(positions).query(positions, k=others + 1)
+    return np.sqrt(np.square(distances[:, 1:]).mean(1))
+
+
+def _random_points(scene: Scene, config: SplatConfig, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Points along random rays of random cameras, at depths spread evenly in inverse depth; in grey.
+
+    The cameras see what is trained, so that is where Gaussians can be of use; how far away things are is unknown
+    without sparse points, hence the depths reach from a fifth of the cameras' extent to 5 times it.
+    """
+    count = config.random_points
+    frames = random.integers(0, len(scene.frames), count)
+    near, far = 0.2 * scene.extent, 5.0 * scene.extent
+    depths = 1.0 / (1.0 / far + random.random(count) * (1.0 / near - 1.0 / far))
+    points = np.empty((count, 3))
+    for index in np.unique(frames):
+        rows = np.flatnonzero(frames == index)
+        camera = scene.frames[index].camera
+        pixels = random.random((len(rows), 2)) * [camera.width, camera.height]
+        directions = camera.ray_directions_in_cam(pixels)
+        in_cam = directions * depths[rows, None]
+        pose = camera.world_from_cam
+        points[rows] = in_cam @ pose[:3, :3].T + pose[:3, 3]
+    points = points[np.isfinite(points).all(1)]
+    return points, np.full((len(points), 3), 128, np.uint8)
+
+
+def _morton_order(positions: np.ndarray) -> np.ndarray:
+    """Order along a Z-curve, so that Gaussians close in space are close in memory."""
+    if len(positions) == 0:
+        return np.zeros(0, np.int64)
+    low, high = np.percentile(positions, [1, 99], axis=0)
+    cells = ((positions - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
+    cells = (cells * 1023).astype(np.uint64)
+    code = np.zeros(len(positions), np.uint64)
+    for bit in range(10):
+        for axis in range(3):
+            code |= ((cells[:, axis] >> np.uint64(bit)) & np.uint64(1)) << np.uint64(3 * bit + axis)
+    return np.argsort(code, kind="stable")

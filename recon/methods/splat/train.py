@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of Gaussian splatting: render a photograph's view, compare, go back, update what was seen.
+
+Source: Kerbl et al. 2023, section 5; the optimiser touches visible Gaussians only, as in Taming 3DGS (Mallick et al.
+2024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from recon.kernels.adam.op import AdamHyper, adam_step
+from recon.kernels.ssim.op import photometric_loss
+from recon.methods.method import TrainerState, TrainingData
+from recon.methods.splat.cameras import Exposure, PoseDeltas
+from recon.methods.splat.config import SplatConfig
+from recon.methods.splat.density import DensityContext, make_density
+from recon.methods.splat.model import SplatParameters, initial_splats
+from recon.rasterization import Rasterization, RasterizeOptions, SplatRenderer, rasterize
+
+if TYPE_CHECKING:
+    from recon.scene import View
+
+_BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
+
+
+class SplatTrainer:
+    """Gaussian splats under training; implements `recon.methods.method.Trainer`."""
+
+    def __init__(self, data: TrainingData, config: SplatConfig) -> None:
+        self._data, self._config, self._device = data, config, data.device
+        self._extent = data.scene.extent
+        self._parameters = SplatParameters(initial_splats(data.scene, config, data.random).to(data.device))
+        self._density = make_density(config, len(self._parameters), data.device)
+        self._targets = [_Target(view, config, data.device) for view in data.views]
+        self._poses = PoseDeltas(len(data.views), self._extent, data.device) if config.refine_poses else None
+        self._exposure = Exposure(len(data.views), data.device) if config.exposure else None
+
+    def step(self, step: int, view_index: int) -> Mapping[str, float]:
+        config, target = self._config, self._targets[view_index]
+        background = self._background()
+        raster = self._render(step, view_index, background)
+        rgb = raster.output.rgb
+        if self._exposure is not None:
+            rgb = self._exposure.apply(view_index, rgb)
+        image, weight = target.over(background)
+        loss = photometric_loss(rgb, image, config.ssim_weight, weight)
+        numbers = {"loss": float(loss.detach()), "gaussians": float(len(self._parameters))}
+        if not math.isfinite(numbers["loss"]):
+            return numbers
+        loss.backward()
+        self._penalise()
+        self._density.observe(raster)
+        rate = self._position_rate(step)
+        self._update(step, rate, self._usable(raster))
+        self._density.update(self._parameters, DensityContext(step, self._extent, rate))
+        return numbers
+
+    def _render(self, step: int, view_index: int, background: tuple[float, float, float]) -> Rasterization:
+        target = self._targets[view_index]
+        degree = self._config.sh_degree
+        if self._config.sh_every > 0:
+            degree = min(degree, int(step / (self._config.sh_every * self._config.steps)))
+        pose = target.cam_from_world
+        if self._poses is not None:
+            pose = self._poses.apply(view_index, pose)
+        options = RasterizeOptions(background=background, sh_degree=degree)
+        return rasterize(self._parameters.splats, target.view.camera, options, pose, backend=self._config.backend)
+
+    def _background(self) -> tuple[float, float, float]:
+        if self._config.background == "random":
+            red, green, blue = self._data.random.random(3).tolist()
+            return (red, green, blue)
+        return _BACKGROUNDS[self._config.background]
+
+    @torch.no_grad()
+    def _penalise(self) -> None:
+        """Adds the gradients of the opacity and scale penalties, whose closed forms are cheaper than autograd."""
+        density, parameters = self._config.density, self._parameters
+        count = max(len(parameters), 1)
+        if density.opacity_penalty > 0:
+            opacity = torch.sigmoid(parameters.opacity_logits)
+            parameters["opacity_logits"].gradient.add_(opacity * (1 - opacity), alpha=density.opacity_penalty / count)
+        if density.scale_penalty > 0:
+            weight = density.scale_penalty / (3 * count * self._extent)
+            parameters["log_scales"].gradient.add_(parameters.log_scales.exp(), alpha=weight)
+
+    def _usable(self, raster: Rasterization) -> torch.Tensor:
+        """Which Gaussians to update: the visible ones, without those whose gradient is not a number."""
+        visible = raster.visible
+        gradients = [self._parameters[name].gradient for name in self._parameters]
+        if math.isfinite(sum(float(gradient.sum()) for gradient in gradients)):
+            return visible
+        for gradient in gradients:
+            visible = visible & torch.isfinite(gradient.reshape(len(gradient), -1)).all(1)
+        return visible
+
+    @torch.no_grad()
+    def _update(self, step: int, position_rate: float, visible: torch.Tensor) -> None:
+        rates, parameters = self._config.rates, self._parameters
+        by_name = {
+            "means": position_rate,
+            "quats": rates.rotation,
+            "log_scales": rates.scale,
+            "opacity_logits": rates.opacity,
+            "sh": rates.color * rates.color_detail_ratio,
+        }
+        # One Adam call gives all harmonics the rate of the higher ones.  An Adam step is proportional to its rate, so
+        # stretching the constant harmonic's step afterwards gives it the rate that it should have.
+        constant = parameters.sh.data[:, 0].clone()
+        for name, rate in by_name.items():
+            parameter = parameters[name]
+            adam_step(
+                parameter.value.data,
+                parameter.gradient,
+                parameter.first_moment,
+                parameter.second_moment,
+                AdamHyper(rate, step),
+                visible,
+            )
+            parameter.value.grad = None
+        moved = parameters.sh.data[:, 0]
+        parameters.sh.data[:, 0] = torch.lerp(constant, moved, 1 / rates.color_detail_ratio)
+        if self._poses is not None:
+            self._poses.update(step, rates.pose)
+        if self._exposure is not None:
+            self._exposure.update(step, rates.exposure)
+
+    def _position_rate(self, step: int) -> float:
+        rates = self._config.rates
+        return rates.position * self._extent * rates.position_end_ratio ** (step / self._config.steps)
+
+    def snapshot(self) -> SplatRenderer:
+        return SplatRenderer(self._parameters.copied(), backend=self._config.backend)
+
+    def state(self) -> TrainerState:
+        tensors = self._parameters.state()
+        tensors.update({f"density.{name}": tensor for name, tensor in self._density.state().items()})
+        for part in (self._poses, self._exposure):
+            tensors.update(part.state() if part is not None else {})
+        return TrainerState(tensors, {"sh_degree": self._config.sh_degree, "extent": self._extent})
+
+    def restore(self, state: TrainerState) -> None:
+        tensors = dict(state.tensors)
+        self._parameters.restore(tensors, self._device)
+        density = {n.removeprefix("density."): t for n, t in tensors.items() if n.startswith("density.")}
+        self._density.restore(density)
+        for part in (self._poses, self._exposure):
+            if part is not None:
+                part.restore(tensors)
+
+    def export(self, folder: Path) -> None:
+        from recon.formats.splat_ply import write_splat_ply
+
+        write_splat_ply(self._parameters.values().to("cpu"), folder / "splats.ply")
+
+
+class _Target:
+    """A training photograph on the device."""
+
+    def __init__(self, view: View, config: SplatConfig, device: torch.device) -> None:
+        self.view = view
+        self.cam_from_world = torch.from_numpy(view.camera.cam_from_world.astype(np.float32)).to(device)
+        self._image = torch.from_numpy(view.image).to(device)
+        mask = view.mask if config.masks != "off" else None
+        self._mask = None if mask is None else torch.from_numpy(mask).to(device)
+        self._is_alpha = config.masks == "alpha"
+
+    def over(self, background: tuple[float, float, float]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns what the rendering should look like, uint8 or float, and each pixel's weight where not all count."""
+        if self._mask is None:
+            return self._image, None
+        share = self._mask.float() / 255
+        if not self._is_alpha:
+            return self._image, share
+        behind = torch.tensor(background, device=share.device)
+        return torch.lerp(behind.expand(*share.shape, 3), self._image.float() / 255, share[..., None]), None
