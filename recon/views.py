@@ -282,9 +282,11 @@ def _pixels(frame: Frame, camera: Camera, lenses: _Lenses) -> Pixels:
     maps = lenses.undistortion(source)
     rgb = picture.rgb
     if maps.map_x is not None and maps.map_y is not None:
-        rgb = _as_bytes(cv2.remap(rgb, maps.map_x, maps.map_y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE))
+        # The outermost half pixel of the photograph is extended; `inside` says where that would be too much.
+        edge = cv2.BORDER_REPLICATE
+        rgb = _as_bytes(cv2.remap(rgb, maps.map_x, maps.map_y, cv2.INTER_LANCZOS4, borderMode=edge))
         if counted is not None:
-            counted = _as_bytes(cv2.remap(counted, maps.map_x, maps.map_y, cv2.INTER_LINEAR))
+            counted = _as_bytes(cv2.remap(counted, maps.map_x, maps.map_y, cv2.INTER_LINEAR, borderMode=edge))
         if maps.inside is not None:
             counted = maps.inside if counted is None else np.minimum(counted, maps.inside)
     size = (camera.width, camera.height)
