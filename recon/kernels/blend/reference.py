@@ -25,7 +25,7 @@ def blend_reference(
     statistics: BlendStatistics | None = None,
 ) -> Blended:
     """As `recon.kernels.blend.op.blend`."""
-    count, d = channels.shape
+    d = channels.shape[1]
     out = channels.new_zeros((height, width, d))
     alpha = channels.new_zeros((height, width))
     median = channels.new_zeros((height, width)) if median_depth else None
@@ -54,7 +54,7 @@ def _weights(
     alpha_cutoff: float,
     statistics: BlendStatistics | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns T_i alpha_i [P, M] of M Gaussians at P pixels, and the transmittances [P, M + 1] before and after each."""
+    """Returns T_i alpha_i [P, M] of M Gaussians at P pixels, and the transmittances [P, M + 1] around them."""
     offsets = centers[:, None] - projected.means_px[ids]
     alphas = projected.opacities[ids] * torch.exp(-0.5 * mahalanobis(projected.conics[ids], offsets))
     alphas = alphas.clamp(max=MAX_ALPHA)
@@ -80,7 +80,10 @@ def _watch(statistics: BlendStatistics, ids: torch.Tensor, offsets: torch.Tensor
     """Adds a tile's pixels to the statistics when the gradient passes."""
     total, absolute = statistics.mean_gradient_px, statistics.mean_gradient_abs_px
     weight_sum, weight_max = statistics.weight_sum, statistics.weight_max
-    assert total is not None and absolute is not None and weight_sum is not None and weight_max is not None
+    assert total is not None
+    assert absolute is not None
+    assert weight_sum is not None
+    assert weight_max is not None
 
     def hook(gradient: torch.Tensor) -> None:
         # offsets = pixel - mean, so the mean's gradient has the opposite sign.
