@@ -91,19 +91,18 @@ class SfmConfig:
     Attributes:
         pairs: which photos are compared: all with all, those that look alike, or neighbours in time with loops.
         mapper: "auto" is incremental first, global as a later rung of the ladder.
-        max_features: SIFT features kept per photo on the first rung.
+        max_features: SIFT features kept per photo on the first rung; 0 takes 4096, or 8192 for up to 40 photos.
         max_image_side: photos are scaled down to this longer side (pixels) for feature detection on the first rung.
         ladder: whether to retry with slower settings while photos stay unposed.
         enough_posed: share of the photos, 0 to 1, at which the ladder stops.
         refine_principal_point: None decides by how well it is constrained.
-        meters_per_unit: unused unless known; poses come out in units that make the median scene depth three.
         seed: of every random choice; the same input and seed give the same poses.
         threads: 0 takes all cores.  The poses do not depend on it.
     """
 
     pairs: PairStrategy = "auto"
     mapper: MapperKind = "auto"
-    max_features: int = 4096
+    max_features: int = 0
     max_image_side: int = 1600
     ladder: bool = True
     enough_posed: float = 1.0

@@ -116,7 +116,8 @@ def detect(image_path: Path, mask: Path | None, options: FeatureOptions) -> Feat
     if min(grey.shape) < 16:
         return Features(np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8))
     count = options.max_features * (1 if mask is None else 2)
-    keypoints, descriptors = (_affine_sift if options.affine else _sift)(grey, options, count)
+    detector = _affine_sift if options.affine else _sift
+    keypoints, descriptors = detector(np.ascontiguousarray(grey, np.uint8), options, count)
     keypoints[:, 0] *= width / grey.shape[1]
     keypoints[:, 1] *= height / grey.shape[0]
     keypoints[:, 2] *= width / grey.shape[1]
@@ -135,7 +136,7 @@ def _sift(
     import cv2
 
     # A mask may take some away, so more are described than are kept in the end.
-    detector = cv2.SIFT_create(
+    detector = cv2.SIFT_create(  # type: ignore[attr-defined]
         nfeatures=count,
         nOctaveLayers=3,
         contrastThreshold=options.contrast,

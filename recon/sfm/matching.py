@@ -19,6 +19,7 @@ import numpy.typing as npt
 from recon.errors import ReconError
 from recon.files import fingerprint, read_arrays, write_arrays
 from recon.progress import Progress, Stage
+from recon.sfm.blas import single_threaded_blas
 from recon.sfm.contracts import Features, PairGeometry
 
 FloatArray = npt.NDArray[np.float64]
@@ -91,7 +92,7 @@ def match_descriptors(
 
 
 def verify(
-    cameras: Pair | tuple[Any, Any],
+    cameras: tuple[Any, Any],
     points: tuple[FloatArray, FloatArray],
     matches: npt.NDArray[np.uint32],
     options: MatchOptions,
@@ -200,7 +201,11 @@ def match_pairs(
     """
     geometries: list[PairGeometry] = []
     reused = True
-    with progress.stage("matching", len(pairs), "pairs") as stage, ThreadPoolExecutor(threads) as pool:
+    with (
+        single_threaded_blas(),
+        progress.stage("matching", len(pairs), "pairs") as stage,
+        ThreadPoolExecutor(threads) as pool,
+    ):
         for start in range(0, len(pairs), _PAIRS_PER_FILE):
             block = list(pairs[start : start + _PAIRS_PER_FILE])
             path = work_dir / "matches" / f"{fingerprint('matches 1', key, block)}.safetensors"

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recon.progress import Progress
+from recon.sfm.blas import single_threaded_blas
 from recon.sfm.contracts import Features, PairStrategy
 from recon.sfm.matching import MatchOptions, Pair, match_descriptors
 
@@ -69,7 +70,11 @@ def preview(
     """
     small = [item.descriptors[:PREVIEW_FEATURES].astype(np.float32) for item in features]
     options = MatchOptions()
-    with progress.stage("choosing pairs", len(candidates), "pairs") as stage, ThreadPoolExecutor(threads) as pool:
+    with (
+        single_threaded_blas(),
+        progress.stage("choosing pairs", len(candidates), "pairs") as stage,
+        ThreadPoolExecutor(threads) as pool,
+    ):
 
         def count(pair: Pair) -> int:
             return len(match_descriptors(small[pair[0]], small[pair[1]], options))
@@ -147,7 +152,8 @@ def _k_means(data: npt.NDArray[np.float32], words: int, generator: np.random.Gen
         for word in range(words):
             members = data[nearest == word]
             if len(members):
-                centers[word] = members.mean(0, dtype=np.float64)
+                # Whole numbers keep the inner products exact, so that words never depend on threads.
+                centers[word] = np.rint(members.mean(0, dtype=np.float64))
     return centers
 
 
