@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recon.kernels.projection.spherical_harmonics import sh_basis
 from recon.splats import Splats
 
 UpAxis = Literal["world", "+z", "-y", "-z", "+y"]
@@ -61,40 +62,14 @@ def _turn(splats: Splats, turns: int) -> Splats:
 @cache
 def _sh_turn(degree: int, turns: int) -> npt.NDArray[np.float64]:
     """Returns the [K, K] matrix that turns coefficients: Σ (M sh)_k Y_k(P d) = Σ sh_k Y_k(d) for every direction d."""
-    directions = np.random.default_rng(0).normal(size=(256, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = torch.nn.functional.normalize(
+        torch.randn(256, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=1
+    )
     turned = directions
     for _ in range(turns):
-        turned = np.stack([turned[:, 0], -turned[:, 2], turned[:, 1]], 1)
-    before, after = _sh_basis(degree, directions), _sh_basis(degree, turned)
-    matrix = np.linalg.lstsq(after, before, rcond=None)[0]
+        turned = torch.stack([turned[:, 0], -turned[:, 2], turned[:, 1]], 1)
+    matrix = torch.linalg.lstsq(sh_basis(turned, degree), sh_basis(directions, degree)).solution.numpy()
     # The true entries are 0, ±1/4, ±1/2, ±1 and square roots between; what is off by rounding alone is set right, so
     # that degree 1, a signed permutation, is turned exactly.
     nearest = np.round(matrix * 4) / 4
     return np.where(np.abs(matrix - nearest) < 1e-9, nearest, matrix)
-
-
-def _sh_basis(degree: int, directions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Returns the real spherical harmonics [M, K] in the order and with the signs of the 3DGS papers."""
-    x, y, z = directions.T
-    xx, yy, zz = x * x, y * y, z * z
-    basis = [np.full_like(x, np.sqrt(1 / (4 * np.pi)))]
-    if degree >= 1:
-        c = np.sqrt(3 / (4 * np.pi))
-        basis += [-c * y, c * z, -c * x]
-    if degree >= 2:
-        c = np.sqrt(15 / (4 * np.pi))
-        basis += [c * x * y, -c * y * z, c / np.sqrt(12) * (2 * zz - xx - yy), -c * x * z, c / 2 * (xx - yy)]
-    if degree >= 3:
-        a, b, c = np.sqrt(35 / (32 * np.pi)), np.sqrt(105 / (4 * np.pi)), np.sqrt(21 / (32 * np.pi))
-        d = np.sqrt(7 / (16 * np.pi))
-        basis += [
-            -a * y * (3 * xx - yy),
-            b * x * y * z,
-            -c * y * (4 * zz - xx - yy),
-            d * z * (2 * zz - 3 * xx - 3 * yy),
-            -c * x * (4 * zz - xx - yy),
-            b / 2 * z * (xx - yy),
-            -a * x * (xx - 3 * yy),
-        ]
-    return np.stack(basis, 1)

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from recon.errors import ReconError
-from recon.formats.splat_axes import UpAxis, _sh_basis, splats_from_world, world_from_splats
+from recon.formats.splat_axes import UpAxis, splats_from_world, world_from_splats
 from recon.formats.splat_ply import property_names, read_splat_ply, write_splat_ply
+from recon.kernels.projection.spherical_harmonics import evaluate_sh
 from recon.splats import Splats
 
 
@@ -41,8 +42,8 @@ def covariances(splats: Splats) -> torch.Tensor:
 
 
 def colors_seen_along(splats: Splats, direction: np.ndarray) -> np.ndarray:
-    basis = _sh_basis(splats.sh_degree, direction[None] / np.linalg.norm(direction))[0]
-    return np.einsum("k,nkc->nc", basis, splats.sh.double().numpy())
+    unit = torch.from_numpy(direction / np.linalg.norm(direction)).expand(len(splats), 3)
+    return evaluate_sh(splats.sh.double(), unit, splats.sh_degree).numpy()
 
 
 def assert_same(found: Splats, expected: Splats, sh_tolerance: float = 0.0) -> None:

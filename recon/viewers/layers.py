@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of the viewer: splats, sparse points, mesh, and cameras with their photographs."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recon.cameras import Camera
+from recon.progress import SILENT, Progress
+from recon.scene import Frame, Scene, SparsePoints
+from recon.surface.mesh import Mesh
+from recon.viewers.browser_splats import browser_splats
+from recon.viewers.stage import Stage
+
+if TYPE_CHECKING:
+    import viser
+
+    from recon.splats import Splats
+
+MOST_POINTS = 500_000
+MOST_FACES = 1_000_000
+MOST_SPLATS = 1_000_000
+MOST_THUMBNAILS = 400
+THUMBNAIL_PX = 128
+
+CAMERA_COLOR = (120, 170, 255)
+
+
+def add_splats(
+    server: viser.ViserServer,
+    stage: Stage,
+    splats: Splats,
+    cameras: list[Camera],
+    progress: Progress = SILENT,
+    limit: int = MOST_SPLATS,
+) -> Any:
+    """Adds or replaces the splat layer and returns its handle."""
+    prepared = browser_splats(splats, cameras, limit)
+    if prepared.left_out:
+        shown = len(prepared.centers)
+        progress.log(
+            f"The browser gets the {shown:,} most visible of {shown + prepared.left_out:,} splats; "
+            "the exact picture uses all of them."
+        )
+    return server.scene.add_gaussian_splats(
+        "/splats",
+        prepared.centers,
+        prepared.covariances,
+        prepared.colors,
+        prepared.opacities,
+        scale=prepared.node_scale * stage.scale,
+    )
+
+
+def add_points(
+    server: viser.ViserServer, stage: Stage, points: SparsePoints, progress: Progress = SILENT, limit: int = MOST_POINTS
+) -> Any:
+    """Adds the sparse points and returns their handle."""
+    positions, colors = points.positions, points.colors
+    if len(points) > limit:
+        progress.log(f"The browser gets {limit:,} of {len(points):,} sparse points.")
+        chosen = np.sort(np.random.default_rng(0).choice(len(points), limit, replace=False))
+        positions, colors = positions[chosen], colors[chosen]
+    return server.scene.add_point_cloud(
+        "/points",
+        (positions * stage.scale).astype(np.float32),
+        colors,
+        point_size=0.004 * stage.extent * stage.scale,
+        precision="float32",
+        point_shape="circle",
+        point_shading="flat",
+    )
+
+
+def add_mesh(
+    server: viser.ViserServer, stage: Stage, mesh: Mesh, progress: Progress = SILENT, limit: int = MOST_FACES
+) -> Any:
+    """Adds the mesh, simplified where it has too many faces, and returns its handle."""
+    if len(mesh.faces) > limit:
+        progress.log(f"The browser gets the mesh with {limit:,} of its {len(mesh.faces):,} triangles.")
+        mesh = simplified(mesh, limit)
+    vertices = np.asarray(mesh.vertices, dtype=np.float32) * np.float32(stage.scale)
+    if mesh.colors is None:
+        return server.scene.add_mesh_simple("/mesh", vertices, mesh.faces, color=(190, 190, 195), side="double")
+    import trimesh
+
+    visual = trimesh.visual.ColorVisuals(vertex_colors=mesh.colors)
+    return server.scene.add_mesh_trimesh("/mesh", trimesh.Trimesh(vertices, mesh.faces, visual=visual, process=False))
+
+
+def simplified(mesh: Mesh, faces: int) -> Mesh:
+    """Returns the mesh with about `faces` triangles; colours are taken from the nearest old vertex."""
+    import fast_simplification
+    from scipy.spatial import cKDTree
+
+    vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float32)
+    reduction = float(np.clip(1 - faces / len(mesh.faces), 0, 0.999))
+    kept, triangles = fast_simplification.simplify(vertices, np.ascontiguousarray(mesh.faces, np.int32), reduction)
+    colors = None
+    if mesh.colors is not None:
+        colors = mesh.colors[cKDTree(vertices).query(kept)[1]]
+    return Mesh(kept.astype(np.float64), triangles.astype(np.int32), colors)
+
+
+class CameraLayer:
+    """The frusta of a scene's cameras; a click on one flies there, thumbnails arrive in the background."""
+
+    def __init__(self, server: viser.ViserServer, stage: Stage, scene: Scene, progress: Progress = SILENT) -> None:
+        self._stage = stage
+        self._visible = True
+        # The first view stands where the first photograph was taken.
+        self._entered: int | None = 0
+        self._size = frustum_scale(scene) * stage.scale
+        self.cameras = [frame.camera for frame in scene.frames]
+        self.handles = [self._frustum(server, index, camera) for index, camera in enumerate(self.cameras)]
+        self.handles[0].visible = False
+        server.on_client_connect(self._watch)
+        chosen = np.arange(len(self.handles))
+        if len(chosen) > MOST_THUMBNAILS:
+            progress.log(f"{MOST_THUMBNAILS} of {len(chosen)} cameras get a thumbnail.")
+            chosen = np.linspace(0, len(chosen) - 1, MOST_THUMBNAILS).round().astype(int)
+        self._stop = threading.Event()
+        frames = [(scene.frames[i], self.handles[i]) for i in chosen]
+        self._thread = threading.Thread(target=_load_thumbnails, args=(frames, self._stop), daemon=True)
+        self._thread.start()
+
+    def _frustum(self, server: viser.ViserServer, index: int, camera: Camera) -> Any:
+        handle = server.scene.add_camera_frustum(
+            f"/cameras/{index:05d}",
+            fov=2 * math.atan(0.5 * camera.height / camera.fy),
+            aspect=camera.width / camera.height,
+            scale=self._size,
+            color=CAMERA_COLOR,
+            thickness=0.02 * self._size,
+            wxyz=quaternion_wxyz(camera.world_from_cam[:3, :3]),
+            position=camera.center_in_world * self._stage.scale,
+            cast_shadow=False,
+            receive_shadow=False,
+        )
+
+        @handle.on_click
+        def _(event: Any) -> None:
+            self.enter(event.client, index)
+
+        return handle
+
+    def enter(self, client: Any, index: int) -> None:
+        """Flies a browser into camera `index`, whose own frustum would then be in the way and is hidden."""
+        if self._entered is not None:
+            self.handles[self._entered].visible = self._visible
+        self.handles[index].visible = False
+        self._entered = None
+        fly_to(client, self._stage, self.cameras[index])
+        self._entered = index
+
+    def _watch(self, client: Any) -> None:
+        @client.camera.on_update
+        def _(view: Any) -> None:
+            if self._entered is not None:
+                position = self.cameras[self._entered].center_in_world * self._stage.scale
+                away = float(np.linalg.norm(np.asarray(view.position) - position)) > 2 * self._size
+                if away:
+                    self.handles[self._entered].visible = self._visible
+                    self._entered = None
+
+    def set_visible(self, visible: bool) -> None:
+        """Shows or hides all cameras."""
+        self._visible = visible
+        for index, handle in enumerate(self.handles):
+            handle.visible = visible and index != self._entered
+
+    def close(self) -> None:
+        """Stops loading thumbnails."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+
+def frustum_scale(scene: Scene) -> float:
+    """Returns a frustum size in world units that leaves neighbouring cameras apart."""
+    centers = scene.camera_centers
+    if len(centers) < 2:
+        return 0.1
+    from scipy.spatial import cKDTree
+
+    spacing = float(np.median(cKDTree(centers).query(centers, k=2)[0][:, 1]))
+    return float(np.clip(0.6 * spacing, 0.02 * scene.extent, 0.12 * scene.extent))
+
+
+def thumbnail(frame: Frame, long_side: int = THUMBNAIL_PX) -> npt.NDArray[np.uint8] | None:
+    """Returns a small version of the frame's photograph, [h, w, 3], None where it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(frame.image_path) as photograph:
+            # JPEG can be decoded at an eighth of its size for a tenth of the time.
+            photograph.draft("RGB", (2 * long_side, 2 * long_side))
+            small = photograph.convert("RGB")
+            small.thumbnail((long_side, long_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            return np.asarray(small)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _load_thumbnails(frames: list[tuple[Frame, Any]], stop: threading.Event) -> None:
+    for frame, handle in frames:
+        if stop.is_set():
+            return
+        picture = thumbnail(frame)
+        if picture is not None and not stop.is_set():
+            handle.image = picture
+
+
+def fly_to(client: Any, stage: Stage, camera: Camera, seconds: float = 0.6) -> None:
+    """Moves a browser's camera to a photograph's pose in a short flight; its window shows all of the photograph."""
+    from scipy.spatial.transform import Rotation, Slerp
+
+    view = client.camera
+    start_position, target_position = np.array(view.position), camera.center_in_world * stage.scale
+    ends = np.array([view.wxyz, quaternion_wxyz(camera.world_from_cam[:3, :3])])
+    turn = Slerp([0.0, 1.0], Rotation.from_quat(ends[:, [1, 2, 3, 0]]))
+    start_fov, target_fov = view.fov, fov_to_show(camera, view.aspect)
+    # The point to orbit about afterwards lies before the camera, at the distance of the scene's focus.
+    distance = max(float(np.linalg.norm(stage.focus - camera.center_in_world)), 0.1 * stage.extent) * stage.scale
+    frames = max(1, round(seconds * 30))
+    for index in range(1, frames + 1):
+        share = index / frames
+        share = share * share * (3 - 2 * share)
+        x, y, z, w = turn(share).as_quat()
+        with client.atomic():
+            view.wxyz = (w, x, y, z)
+            view.position = (1 - share) * start_position + share * target_position
+            view.fov = (1 - share) * start_fov + share * target_fov
+        if index < frames:
+            time.sleep(1 / 30)
+    view.look_at = target_position + distance * camera.forward_in_world
+    client.flush()
+
+
+def fov_to_show(camera: Camera, aspect: float) -> float:
+    """Returns the vertical field of view in radians at which a window of `aspect` shows all of a photograph."""
+    half = max(0.5 * camera.height / camera.fy, 0.5 * camera.width / camera.fx / max(aspect, 1e-3))
+    return float(np.clip(2 * math.atan(half), math.radians(5), math.radians(120)))
+
+
+def quaternion_wxyz(rotation: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Returns the unit quaternion of a 3×3 rotation."""
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, w = Rotation.from_matrix(rotation).as_quat().tolist()
+    return w, x, y, z

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the viewer stands: the part of the world that matters, and how it maps to the browser's units.
+
+viser clips at fixed distances (0.01 and 1000), sends the exact picture's depth with 167 units at most, and its controls
+are made for scenes of a few units.  So the world is scaled until its extent is about ten units; nothing is moved or
+turned.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from recon.cameras import Camera
+from recon.film.paths import scene_focus
+from recon.viewers.content import Content
+
+FloatArray = npt.NDArray[np.float64]
+
+WANTED_EXTENT = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """The viewer's units and first view.
+
+    Attributes:
+        scale: browser units per world unit.
+        focus: what is looked at first and orbited, world, [3].
+        eye: where the first view stands, world, [3].
+        fov_rad: its vertical field of view.
+        extent: radius of what matters about the focus, world units.
+    """
+
+    scale: float
+    focus: FloatArray
+    eye: FloatArray
+    fov_rad: float
+    extent: float
+
+    def camera(self, wxyz: FloatArray, position: FloatArray, fov_rad: float, width: int, height: int) -> Camera:
+        """Returns the world's camera for a browser's camera: world_from_cam rotation, position in browser units."""
+        from scipy.spatial.transform import Rotation
+
+        w, x, y, z = np.asarray(wxyz, dtype=np.float64)
+        rotation = Rotation.from_quat([x, y, z, w]).as_matrix().T
+        pose = np.eye(4)
+        pose[:3, :3] = rotation
+        pose[:3, 3] = -rotation @ (np.asarray(position, dtype=np.float64) / self.scale)
+        focal = 0.5 * height / math.tan(fov_rad / 2)
+        return Camera(width, height, focal, focal, width / 2, height / 2, cam_from_world=pose)
+
+
+def find_stage(content: Content) -> Stage:
+    """Returns the stage of what is shown: by its cameras where it has some, else by where its parts lie."""
+    cameras = [frame.camera for frame in content.scene.frames] if content.scene else []
+    if cameras:
+        focus = scene_focus(cameras)
+        centers = np.array([camera.center_in_world for camera in cameras])
+        extent = max(float(np.percentile(np.linalg.norm(centers - focus, axis=1), 90)), 1e-6)
+        first = cameras[0]
+        fov_rad = 2 * math.atan(0.5 * first.height / first.fy)
+        eye = first.center_in_world
+    else:
+        focus, extent = _middle_of(content)
+        fov_rad = math.radians(50)
+        eye = focus + extent * np.array([1.6, -1.6, 0.9])
+    if np.linalg.norm(eye - focus) < 1e-9:
+        eye = focus + extent * np.array([1.0, 0.0, 0.3])
+    # A power of two, and one for scenes of usual size, so that the numbers in the browser stay the world's.
+    scale = 1.0 if 0.5 <= extent <= 40 else float(2.0 ** np.round(np.log2(WANTED_EXTENT / extent)))
+    return Stage(scale, focus, eye, float(np.clip(fov_rad, math.radians(35), math.radians(80))), extent)
+
+
+def _middle_of(content: Content) -> tuple[FloatArray, float]:
+    """Returns the middle and the radius of the inner 90% of splats, points or vertices."""
+    positions = np.zeros((0, 3))
+    if content.splats is not None and len(content.splats):
+        solid = content.splats.opacities > 0.1
+        chosen = content.splats.means[solid] if bool(solid.any()) else content.splats.means
+        positions = chosen.double().numpy()
+    elif content.mesh is not None:
+        positions = np.asarray(content.mesh.vertices, dtype=np.float64)
+    elif content.scene is not None:
+        positions = content.scene.points.positions
+    if not len(positions):
+        return np.zeros(3), 1.0
+    middle = np.median(positions, axis=0)
+    radius = float(np.percentile(np.linalg.norm(positions - middle, axis=1), 90))
+    return middle, max(radius, 1e-6)
