@@ -79,7 +79,9 @@ def test_resuming_is_bit_identical(toy_scene: Scene, tmp_path: Path) -> None:
     report = train(toy_scene, tmp_path / "parts", config, existing="resume")
     assert (report.status, report.resumed_from, report.steps_made) == ("finished", 37, 13)
     assert torch.equal(color_of(tmp_path / "whole"), color_of(tmp_path / "parts"))
-    logs = [[json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("whole", "parts")]
+    logs = [
+        [json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("whole", "parts")
+    ]
     for log in logs:
         for line in log:
             del line["seconds"]

@@ -26,7 +26,9 @@ def test_psnr_equals_scikit_image() -> None:
     from skimage.metrics import peak_signal_noise_ratio
 
     image, target = pair()
-    expected = peak_signal_noise_ratio(target.numpy().astype(np.float64), image.numpy().astype(np.float64), data_range=1)
+    expected = peak_signal_noise_ratio(
+        target.numpy().astype(np.float64), image.numpy().astype(np.float64), data_range=1
+    )
     assert psnr_db(image, target) == pytest.approx(expected, abs=1e-9)
 
 

@@ -67,7 +67,9 @@ def test_the_arithmetic_is_that_of_the_paper(tmp_path: Path, kind: str) -> None:
     taps = []
     for picture in (x, y):
         z = picture.permute(2, 0, 1)[None] * 2 - 1
-        z = (z - torch.tensor([-0.030, -0.088, -0.188])[:, None, None]) / torch.tensor([0.458, 0.448, 0.450])[:, None, None]
+        z = (z - torch.tensor([-0.030, -0.088, -0.188])[:, None, None]) / torch.tensor([0.458, 0.448, 0.450])[
+            :, None, None
+        ]
         tapped = []
         with torch.no_grad():
             for index, layer in enumerate(features, 1):

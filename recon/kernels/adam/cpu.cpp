@@ -18,19 +18,27 @@ struct Constants {
 
 void update_span(const AdamParams& p, const Constants& c, int64_t begin, int64_t end) {
     const Pack beta1(p.beta1), beta2(p.beta2), step(c.step_size), scale2(c.scale2), epsilon(p.epsilon);
+    const float* scale = p.column_scale;
+    int64_t column = scale == nullptr ? 0 : begin % p.width;
     int64_t i = begin;
     for (; i + kLanes <= end; i += kLanes) {
+        Pack rate = step;
+        if (scale != nullptr) {
+            rate = step * load(scale + column);
+            column = (column + kLanes) % p.width;
+        }
         AdamState<Pack> s{load(p.parameter + i), load(p.first_moment + i), load(p.second_moment + i)};
-        s = adam_update(s, load(p.gradient + i), beta1, beta2, step, scale2, epsilon);
+        s = adam_update(s, load(p.gradient + i), beta1, beta2, rate, scale2, epsilon);
         store(p.parameter + i, s.parameter);
         store(p.first_moment + i, s.first_moment);
         store(p.second_moment + i, s.second_moment);
     }
     if (i < end) {
         const Mask m = first_lanes(static_cast<int>(end - i));
+        const Pack rate = scale == nullptr ? step : step * load(scale + column);
         AdamState<Pack> s{load_masked(p.parameter + i, m), load_masked(p.first_moment + i, m),
                           load_masked(p.second_moment + i, m)};
-        s = adam_update(s, load_masked(p.gradient + i, m), beta1, beta2, step, scale2, epsilon);
+        s = adam_update(s, load_masked(p.gradient + i, m), beta1, beta2, rate, scale2, epsilon);
         store_masked(p.parameter + i, s.parameter, m);
         store_masked(p.first_moment + i, s.first_moment, m);
         store_masked(p.second_moment + i, s.second_moment, m);
@@ -71,6 +79,7 @@ void bind_adam(nb::module_& m) {
     RECON_BIND_POINTER(c, AdamParams, first_moment);
     RECON_BIND_POINTER(c, AdamParams, second_moment);
     RECON_BIND_POINTER(c, AdamParams, visible);
+    RECON_BIND_POINTER(c, AdamParams, column_scale);
     RECON_BIND_VALUE(c, AdamParams, rows);
     RECON_BIND_VALUE(c, AdamParams, width);
     RECON_BIND_VALUE(c, AdamParams, learning_rate);

@@ -18,13 +18,20 @@ from recon.kernels.native import native
 
 @dataclass(frozen=True)
 class AdamHyper:
-    """Learning rate and constants of one step; `step` counts from 1."""
+    """Learning rate and constants of one step; `step` counts from 1.
+
+    `column_scale` multiplies the rate by column: [width] float32 over a row's numbers in order; None for 1.
+    """
 
     learning_rate: float
     step: int
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-15
+    column_scale: torch.Tensor | None = None
+
+
+_MOST_LANES = 16
 
 
 def adam_step(
@@ -36,7 +43,7 @@ def adam_step(
     visible: torch.Tensor | None = None,
     backend: Backend = "auto",
 ) -> None:
-    """Updates `parameter` and both moments in place.
+    """Updates `parameter` and both moments in place; gradients that are NaN or above 1e19 count as zero.
 
     Args:
         parameter, gradient, first_moment, second_moment: float32 of one shape [N, ...], contiguous.
@@ -73,6 +80,11 @@ def adam_step(
         params.visible = flags.data_ptr()
     params.rows = shape[0]
     params.width = parameter.numel() // max(shape[0], 1)
+    if hyper.column_scale is not None:
+        scale = check_tensor("adam_step", "column_scale", hyper.column_scale, (params.width,))
+        # A pack may begin at any column, so the factors are repeated for as long as a pack reaches beyond a row.
+        repeated = scale.repeat(2 + _MOST_LANES // max(params.width, 1))[: params.width + _MOST_LANES].contiguous()
+        params.column_scale = repeated.data_ptr()
     params.learning_rate = hyper.learning_rate
     params.beta1, params.beta2, params.epsilon = hyper.beta1, hyper.beta2, hyper.epsilon
     params.bias_correction1 = 1 - hyper.beta1**hyper.step

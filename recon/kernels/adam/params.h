@@ -11,6 +11,7 @@ struct AdamParams {
     float* first_moment = nullptr;     // [rows, width], updated
     float* second_moment = nullptr;    // [rows, width], updated
     const uint8_t* visible = nullptr;  // [rows], 0 leaves the row as it is; nullptr updates all
+    const float* column_scale = nullptr;  // [width + 16], factors of the rate by column, repeated; nullptr for 1
     int64_t rows = 0;
     int64_t width = 0;
     float learning_rate = 0;

@@ -17,11 +17,15 @@ def adam_step_reference(
     visible: torch.Tensor | None = None,
 ) -> None:
     """Updates parameter and moments in place; see `recon.kernels.adam.op.adam_step`."""
+    gradient = torch.where(gradient.abs() <= 1e19, gradient, torch.zeros_like(gradient))
     m = hyper.beta1 * first_moment + (1 - hyper.beta1) * gradient
     v = hyper.beta2 * second_moment + (1 - hyper.beta2) * gradient * gradient
     m_hat = m / (1 - hyper.beta1**hyper.step)
     v_hat = v / (1 - hyper.beta2**hyper.step)
-    updated = parameter - hyper.learning_rate * m_hat / (v_hat.sqrt() + hyper.epsilon)
+    rate: float | torch.Tensor = hyper.learning_rate
+    if hyper.column_scale is not None:
+        rate = rate * hyper.column_scale.to(parameter.dtype).reshape(parameter.shape[1:])
+    updated = parameter - rate * m_hat / (v_hat.sqrt() + hyper.epsilon)
     if visible is None:
         keep = torch.ones(parameter.shape[0], dtype=torch.bool, device=parameter.device)
     else:

@@ -112,9 +112,8 @@ class ClassicDensity:
         self._seen = torch.zeros(start_count, device=device)
 
     def observe(self, raster: Rasterization) -> None:
-        visible = raster.visible
-        self._gradient_sum += raster.gradient_px
-        self._seen += visible
+        self._gradient_sum += raster.gradient_abs_px if self._config.absolute_gradient else raster.gradient_px
+        self._seen += raster.visible
 
     def update(self, parameters: SplatParameters, context: DensityContext) -> None:
         if not self._schedule.is_round(context.step):

@@ -39,6 +39,9 @@ class SplatTrainer:
         self._parameters = SplatParameters(initial_splats(data.scene, config, data.random).to(data.device))
         self._density = make_density(config, len(self._parameters), data.device)
         self._targets = [_Target(view, config, data.device) for view in data.views]
+        self._color_scale = torch.full(((config.sh_degree + 1) ** 2 * 3,), config.rates.color_detail_ratio)
+        self._color_scale[:3] = 1
+        self._color_scale = self._color_scale.to(data.device)
         self._poses = PoseDeltas(len(data.views), self._extent, data.device) if config.refine_poses else None
         self._exposure = Exposure(len(data.views), data.device) if config.exposure else None
 
@@ -58,7 +61,7 @@ class SplatTrainer:
         self._penalise()
         self._density.observe(raster)
         rate = self._position_rate(step)
-        self._update(step, rate, self._usable(raster))
+        self._update(step, rate, raster.visible)
         self._density.update(self._parameters, DensityContext(step, self._extent, rate))
         return numbers
 
@@ -91,16 +94,6 @@ class SplatTrainer:
             weight = density.scale_penalty / (3 * count * self._extent)
             parameters["log_scales"].gradient.add_(parameters.log_scales.exp(), alpha=weight)
 
-    def _usable(self, raster: Rasterization) -> torch.Tensor:
-        """Which Gaussians to update: the visible ones, without those whose gradient is not a number."""
-        visible = raster.visible
-        gradients = [self._parameters[name].gradient for name in self._parameters]
-        if math.isfinite(sum(float(gradient.sum()) for gradient in gradients)):
-            return visible
-        for gradient in gradients:
-            visible = visible & torch.isfinite(gradient.reshape(len(gradient), -1)).all(1)
-        return visible
-
     @torch.no_grad()
     def _update(self, step: int, position_rate: float, visible: torch.Tensor) -> None:
         rates, parameters = self._config.rates, self._parameters
@@ -109,11 +102,8 @@ class SplatTrainer:
             "quats": rates.rotation,
             "log_scales": rates.scale,
             "opacity_logits": rates.opacity,
-            "sh": rates.color * rates.color_detail_ratio,
+            "sh": rates.color,
         }
-        # One Adam call gives all harmonics the rate of the higher ones.  An Adam step is proportional to its rate, so
-        # stretching the constant harmonic's step afterwards gives it the rate that it should have.
-        constant = parameters.sh.data[:, 0].clone()
         for name, rate in by_name.items():
             parameter = parameters[name]
             adam_step(
@@ -121,12 +111,10 @@ class SplatTrainer:
                 parameter.gradient,
                 parameter.first_moment,
                 parameter.second_moment,
-                AdamHyper(rate, step),
+                AdamHyper(rate, step, column_scale=self._color_scale if name == "sh" else None),
                 visible,
             )
             parameter.value.grad = None
-        moved = parameters.sh.data[:, 0]
-        parameters.sh.data[:, 0] = torch.lerp(constant, moved, 1 / rates.color_detail_ratio)
         if self._poses is not None:
             self._poses.update(step, rates.pose)
         if self._exposure is not None:
