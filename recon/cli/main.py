@@ -70,7 +70,7 @@ def _run(name: str, words: list[str]) -> int:
 
     module = import_module(COMMANDS[name][0])
     options = tyro.cli(
-        module.Options,
+        module.options_type(words) if hasattr(module, "options_type") else module.Options,
         args=words,
         prog=f"recon {name}",
         description=module.__doc__,

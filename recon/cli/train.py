@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a scene.  `recon train --method NAME --help` tells a method's options.
+
+Ctrl-C leaves a whole checkpoint; --resume goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from recon.cli.command import CommonOptions, Outcome
+from recon.cli.console import duration
+from recon.errors import ReconError
+from recon.methods import get_method, train
+from recon.progress import Progress
+
+if TYPE_CHECKING:
+    from recon.methods import TrainReport
+
+
+@dataclass(frozen=True)
+class TrainOptions(CommonOptions):
+    """Options of `recon train` that do not depend on the method."""
+
+    scene: tyro.conf.Positional[Path]
+    """The scene folder that `recon process` wrote, a COLMAP project, or a folder with transforms.json."""
+    out: Path
+    """Folder of the run: configuration, checkpoints, metrics and the trained result."""
+    method: str = "splat"
+    """What to train."""
+    resume: bool = False
+    """Go on with the run in --out (start it where there is none yet)."""
+    replace: bool = False
+    """Throw away the run in --out and start anew."""
+    viewer: bool = False
+    """Show the training live in the browser, on this machine alone."""
+    port: int = 8080
+    """Port of the viewer; the next free one is taken where it is in use."""
+
+
+def options_type(words: Sequence[str]) -> type:
+    """Returns the options of the method that the words name, so that each method's options have help."""
+    name = "splat"
+    for index, word in enumerate(words):
+        if word == "--method" and index + 1 < len(words):
+            name = words[index + 1]
+        elif word.startswith("--method="):
+            name = word.partition("=")[2]
+    config_type: Any = get_method(name).config_type
+    return make_dataclass(
+        "Options",
+        [("config", tyro.conf.OmitArgPrefixes[config_type], field(default_factory=config_type))],
+        bases=(TrainOptions,),
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def execute(options: Any, progress: Progress) -> Outcome:
+    """Trains and reports."""
+    if options.resume and options.replace:
+        raise ReconError("reading the options", "both --resume and --replace are given", "one of them")
+    existing: Any = "resume" if options.resume else "replace" if options.replace else "refuse"
+    hooks = []
+    if options.viewer:
+        from recon.viewers import LiveViewer
+
+        viewer = LiveViewer.for_scene(options.scene, port=options.port)
+        progress.log(f"Live view: {viewer.url}")
+        hooks.append(viewer.hook(options.config.steps))
+    report = train(options.scene, options.out, options.config, progress, hooks, existing)
+    return Outcome(
+        report={**asdict(report), "method": options.method},
+        title="Training",
+        rows=training_rows(report),
+        lines=["", f"Score it:   recon eval {options.out}", f"View it:    recon view {options.out}"],
+    )
+
+
+def training_rows(report: TrainReport) -> list[tuple[str, str]]:
+    """Returns what a person wants to know of a training."""
+    numbers = report.numbers
+    rows = [("Run", str(report.path)), ("Status", f"{report.status} at step {report.step}")]
+    rows.append(("Training time", duration(report.seconds)))
+    if numbers.get("gaussians"):
+        rows.append(("Gaussians", f"{int(numbers['gaussians'] or 0):,}"))
+    if numbers.get("loss") is not None:
+        rows.append(("Loss", f"{numbers['loss']:.5f}"))
+    return rows
+
+

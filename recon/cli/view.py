@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look at a run, a scene, a splat PLY or a mesh in the browser.
+
+The viewer listens on this machine alone (127.0.0.1).  From another machine: ssh -L 8080:127.0.0.1:8080 HOST
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from recon.cli.command import CommonOptions, Outcome
+from recon.progress import Progress
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Options of `recon view`."""
+
+    path: tyro.conf.Positional[Path]
+    """A run, a scene folder, the output folder of `recon run`, a splat PLY, or a mesh."""
+    port: int = 8080
+    """Port; the next free one is taken where it is in use."""
+    seconds: float | None = None
+    """Close after so many seconds; by default at Ctrl-C."""
+
+
+def execute(options: Options, progress: Progress) -> Outcome:
+    """Serves until Ctrl-C."""
+    import time
+
+    from recon.viewers import load_content, open_viewer
+
+    path = options.path
+    if (path / "run" / "config.json").is_file():
+        path = path / "run"
+    with open_viewer(load_content(path, progress), port=options.port, progress=progress) as viewer:
+        progress.log(f"Open {viewer.url} in a browser on this machine.  Ctrl-C closes the viewer.")
+        try:
+            if options.seconds is None:
+                viewer.wait()
+            else:
+                time.sleep(options.seconds)
+        except KeyboardInterrupt:
+            progress.log("Closed.")
+        return Outcome(report={"url": viewer.url, "path": path})
