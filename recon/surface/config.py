@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a mesh is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from recon.errors import ReconError
+
+Box = tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How depth renderings become a mesh.
+
+    Attributes:
+        method: "tsdf" fuses depth maps; "poisson" then closes the surface by Poisson reconstruction, which needs
+            `pip install recon[mesh]`.
+        depth: which depth of a semi-transparent scene counts as its surface: "median", where half of the light is
+            stopped, or "expected", the mean.
+        voxel_size: edge of a voxel in world units; None takes the size of a pixel on the surface.
+        truncation_voxels: how far a depth map has influence on both sides of its surface, in voxels; at least 2.
+        region: what of the world is meshed when `bounds` is not given: "focus" what the cameras surround or look at
+            together, "all" everything seen but outliers; "auto" takes "focus" where the cameras have one.
+        bounds: the box to mesh, (x low, y low, z low, x high, y high, z high) in the world; None finds one.
+        long_side: longer side of the rendered depth maps in pixels; None takes the cameras' own.
+        extra_views: cameras to add between each camera and its neighbour; they see no new surface, but they average
+            the renderer's noise.
+        min_alpha: pixels that are less opaque (0..1) show no surface.
+        confirmations: a pixel counts when at least this many other views see a surface at its place; fewer are asked
+            for where fewer look there.  0 accepts every pixel.
+        tolerance: how far, relative to the depth, two views' surfaces may be apart and still confirm each other.
+        min_component: pieces with less than this share (0..1) of the largest piece's area are dropped.
+        max_faces: the mesh is simplified to at most this many triangles; 0 keeps all.
+        max_memory_gib: bound of the memory for depth maps and voxels.
+        poisson_depth: depth of Poisson's octree, 6 to 12.
+    """
+
+    method: Literal["tsdf", "poisson"] = "tsdf"
+    depth: Literal["median", "expected"] = "median"
+    voxel_size: float | None = None
+    truncation_voxels: float = 4.0
+    region: Literal["auto", "focus", "all"] = "auto"
+    bounds: Box | None = None
+    long_side: int | None = None
+    extra_views: int = 0
+    min_alpha: float = 0.5
+    confirmations: int = 2
+    tolerance: float = 0.01
+    min_component: float = 0.02
+    max_faces: int = 300_000
+    max_memory_gib: float = 2.0
+    poisson_depth: int = 9
+
+    def __post_init__(self) -> None:
+        doing = "reading the mesh options"
+        limits: tuple[tuple[str, float, float], ...] = (
+            ("truncation_voxels", 2, 64),
+            ("extra_views", 0, 16),
+            ("min_alpha", 0, 1),
+            ("confirmations", 0, 64),
+            ("tolerance", 1e-6, 1),
+            ("min_component", 0, 1),
+            ("max_faces", 0, 2**31 - 1),
+            ("max_memory_gib", 0.01, 1e6),
+            ("poisson_depth", 6, 12),
+        )
+        for name, low, high in limits:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ReconError(doing, f"{name} is {value}", f"{low:g} to {high:g}")
+        if self.voxel_size is not None and not (math.isfinite(self.voxel_size) and self.voxel_size > 0):
+            raise ReconError(doing, f"voxel_size is {self.voxel_size}", "a positive length in world units")
+        if self.long_side is not None and self.long_side < 16:
+            raise ReconError(doing, f"long_side is {self.long_side}", "at least 16 pixels")
+        if self.bounds is not None:
+            box = self.bounds
+            if len(box) != 6 or not all(map(math.isfinite, box)) or any(box[k] >= box[k + 3] for k in range(3)):
+                raise ReconError(doing, f"bounds is {box}", "x y z of the low corner, then of the high corner")

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From anything that renders depth to a mesh: render, compare the views, fuse, extract, clean.
+
+Only `recon.render.Renderer` is known here, so splats, radiance fields and other meshes go the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recon.cameras import Camera
+from recon.errors import ReconError
+from recon.kernels.marching_cubes.op import IsoSurface, marching_cubes
+from recon.kernels.tsdf.op import BYTES_PER_BLOCK, DepthView, GridFrame, TsdfGrid, allocate_blocks, integrate
+from recon.progress import SILENT, Progress
+from recon.render import Renderer
+from recon.surface.clean import drop_small_components, simplify
+from recon.surface.config import MeshConfig
+from recon.surface.depth_maps import BYTES_PER_PIXEL, DepthMap, confirm, render_depth_maps
+from recon.surface.mesh import Mesh
+from recon.surface.poisson import poisson_mesh, require_open3d
+from recon.surface.region import Region, find_region
+
+GIB = 1 << 30
+COARSENING = 1.2
+"""Factor by which voxels grow until the field fits into memory."""
+
+MIN_WEIGHT_SHARE = 0.02
+"""Voxels with less than this share of the median weight near the surface count as unobserved."""
+
+
+def extract_mesh(
+    renderer: Renderer, cameras: Sequence[Camera], config: MeshConfig | None = None, progress: Progress = SILENT
+) -> Mesh:
+    """Makes a mesh of what a renderer shows to the cameras.
+
+    Args:
+        renderer: gives depth, alpha and colour.
+        cameras: PINHOLE, usually those that the scene was trained on.
+        config: see `MeshConfig`; None takes the defaults.
+        progress: hears of the stages and of what was chosen.
+
+    Returns:
+        The mesh in the world of the cameras, with colours and normals.
+
+    Raises:
+        ReconError: no cameras, no surface that the views agree on, a voxel size that memory does not hold, or a
+            missing extra.
+    """
+    config = config or MeshConfig()
+    if config.method == "poisson":
+        require_open3d()
+    if len(cameras) == 0:
+        raise ReconError("making a mesh", "there are no cameras", "at least one, better twenty or more")
+    maps = render_depth_maps(renderer, plan_cameras(cameras, config, progress), config, progress)
+    maps = confirm(maps, config, progress)
+    region = find_region(maps, config)
+    field = fuse(maps, region, config, progress)
+    surface = marching_cubes(field.grid, min_weight=field.min_weight)
+    mesh = drop_small_components(as_mesh(surface), config.min_component)
+    if len(mesh.faces) == 0:
+        raise ReconError(
+            "making a mesh",
+            f"no surface came out of {len(maps)} views",
+            "views that agree on a surface",
+            "train longer, or lower confirmations or min_alpha",
+        )
+    if config.method == "poisson":
+        mesh = drop_small_components(poisson_mesh(mesh, config.poisson_depth), config.min_component)
+    dense = len(mesh.faces)
+    if config.max_faces and dense > config.max_faces:
+        with progress.stage("Simplifying", None, "triangles"):
+            mesh = simplify(mesh, config.max_faces)
+    progress.log(
+        f"Mesh: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} triangles (of {dense:,}), "
+        f"voxel {field.grid.frame.voxel_size:.3g}, region {region.kind}"
+    )
+    return mesh
+
+
+def plan_cameras(cameras: Sequence[Camera], config: MeshConfig, progress: Progress = SILENT) -> list[Camera]:
+    """Returns the cameras to render: resized, with those in between, and small enough for half of the memory."""
+    planned = list(cameras)
+    if config.extra_views:
+        planned += in_between_cameras(cameras, config.extra_views)
+    if config.long_side is not None:
+        planned = [camera.fitted(config.long_side) for camera in planned]
+    needed = sum(camera.width * camera.height for camera in planned) * BYTES_PER_PIXEL
+    allowed = config.max_memory_gib * GIB / 2
+    if needed > allowed:
+        factor = (allowed / needed) ** 0.5
+        planned = [camera.fitted(max(16, int(factor * max(camera.width, camera.height)))) for camera in planned]
+        progress.log(
+            f"Depth maps at {factor:.0%} of their size, so that {len(planned)} of them fit into "
+            f"{allowed / GIB:.1f} GiB (max_memory_gib)"
+        )
+    return planned
+
+
+def in_between_cameras(cameras: Sequence[Camera], count: int) -> list[Camera]:
+    """Returns `count` cameras between each camera and the nearest one that looks the same way (within 60°)."""
+    from scipy.spatial.transform import Rotation, Slerp
+
+    centers = np.array([camera.center_in_world for camera in cameras])
+    forward = np.array([camera.forward_in_world for camera in cameras])
+    added = []
+    for i, camera in enumerate(cameras):
+        apart = np.linalg.norm(centers - centers[i], axis=1)
+        apart[(forward @ forward[i] < 0.5) | (np.arange(len(cameras)) == i)] = np.inf
+        if not np.isfinite(apart.min(initial=np.inf)):
+            continue
+        other = cameras[int(apart.argmin())]
+        turns = Slerp([0, 1], Rotation.from_matrix([c.cam_from_world[:3, :3] for c in (camera, other)]))
+        for share in np.arange(1, count + 1) / (count + 1):
+            pose = np.eye(4)
+            pose[:3, :3] = turns(share).as_matrix()
+            center = (1 - share) * camera.center_in_world + share * other.center_in_world
+            pose[:3, 3] = -pose[:3, :3] @ center
+            added.append(camera.with_pose(pose))
+    return added
+
+
+@dataclass(frozen=True, eq=False)
+class FusedField:
+    """A distance field and the weight below which its voxels count as unobserved."""
+
+    grid: TsdfGrid
+    min_weight: float
+
+
+def fuse(maps: Sequence[DepthMap], region: Region, config: MeshConfig, progress: Progress = SILENT) -> FusedField:
+    """Fuses depth maps over a region at the given or at a fitting voxel size.
+
+    Raises:
+        ReconError: the voxel size that was given needs more memory than `max_memory_gib`.
+    """
+    max_blocks = int(config.max_memory_gib * GIB / 2 / BYTES_PER_BLOCK)
+    voxel = config.voxel_size or region.pixel_size
+    while True:
+        frame = GridFrame.covering(region.low, region.high, voxel, config.truncation_voxels * voxel)
+        found = allocate_blocks((_surface_only(m) for m in maps), frame, max_blocks)
+        if found.complete:
+            break
+        if config.voxel_size is not None:
+            raise ReconError(
+                f"making a mesh with voxels of {voxel:g}",
+                f"they need more than {config.max_memory_gib:g} GiB",
+                "a field that fits into max_memory_gib",
+                "use larger voxels, smaller bounds or a larger max_memory_gib",
+            )
+        voxel *= COARSENING
+    if voxel > region.pixel_size and config.voxel_size is None:
+        progress.log(
+            f"Voxels of {voxel:.3g} instead of {region.pixel_size:.3g} (a pixel), so that the field fits into "
+            f"{config.max_memory_gib / 2:.1f} GiB (max_memory_gib)"
+        )
+    grid = TsdfGrid.empty(frame, found.blocks)
+    with progress.stage("Fusing depth", len(maps), "views") as stage:
+        for seen in maps:
+            integrate(grid, seen.view())
+            stage.advance()
+    near = (grid.weight_sum > 0) & (grid.color_sum[:, 3] > 0)
+    typical = float(grid.weight_sum[near].median()) if bool(near.any()) else 0.0
+    return FusedField(grid, MIN_WEIGHT_SHARE * typical)
+
+
+def _surface_only(seen: DepthMap) -> DepthView:
+    """The view without its empty pixels, which need no voxels."""
+    view = seen.view()
+    return replace(view, confidence=view.confidence * (seen.depth > 0))
+
+
+def as_mesh(surface: IsoSurface) -> Mesh:
+    """Returns the surface as a mesh with 8-bit colours."""
+    colors = None
+    if surface.colors is not None:
+        colors = (surface.colors.numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return Mesh(surface.vertices.numpy(), surface.faces.numpy(), colors, surface.normals.numpy())
