@@ -19,7 +19,7 @@ namespace recon::projection {
 // Culled beyond these: a quaternion's squared norm, a variance and a determinant in pixels, a colour.  The reference
 // has the same numbers.
 constexpr double kLeastQuatNorm2 = 1e-30, kMostQuatNorm2 = 1e30;
-constexpr double kMostVariance = 1e15, kLeastDeterminant = 1e-24, kMostColor = 1e30;
+constexpr double kMostVariance = 1e15, kLeastDeterminant = 1e-12, kMostColor = 1e30;
 // The antialiasing factor's square is kept above this, with no gradient below, where its root has no finite slope.
 constexpr double kLeastCompensation2 = 2.5e-5;
 
@@ -107,7 +107,9 @@ struct Footprint {
     Vec3<F> scale;
     Vec3<F> w0, w1, b0, b1;            // rows of W and B
     F variance_x, covariance, variance_y, determinant;  // with the blur
-    F sigmoid, compensation, compensation2;
+    Vec3<F> normal;                    // b0 × b1
+    F sigmoid, complement;             // and 1 - sigmoid
+    F compensation, compensation2;     // the antialiasing factor, and its square before the floor
 };
 
 template <class F>
@@ -148,8 +150,8 @@ template <class F>
 RECON_FN void shape_in_picture(const View<F>& view, Footprint<F>& f) {
     const F one(1.0);
     const F xx = dot(f.b0, f.b0), xy = dot(f.b0, f.b1), yy = dot(f.b1, f.b1);
-    const Vec3<F> normal = cross(f.b0, f.b1);
-    const F sharp = dot(normal, normal);
+    f.normal = cross(f.b0, f.b1);
+    const F sharp = dot(f.normal, f.normal);
     f.variance_x = xx + view.blur;
     f.covariance = xy;
     f.variance_y = yy + view.blur;
@@ -202,7 +204,9 @@ RECON_FN Footprint<F> project_gaussian(const View<F>& view, const Gaussian<F>& g
     f.b0 = times(multiply_transposed(f.axes, f.w0), f.scale);
     f.b1 = times(multiply_transposed(f.axes, f.w1), f.scale);
     shape_in_picture(view, f);
-    f.sigmoid = one / (one + exp_(-g.opacity_logit));
+    const F faded = exp_(-g.opacity_logit);
+    f.sigmoid = one / (one + faded);
+    f.complement = faded * f.sigmoid;
     f.opacity = f.sigmoid * f.compensation;
 
     f.visible = is_finite(g) & (p.z > view.near_plane) & (p.z < view.far_plane) & (norm2 > F(kLeastQuatNorm2)) &
@@ -228,42 +232,39 @@ struct GaussianGradient {
     Vec3<F> translation;  // of cam_from_world
 };
 
-// Gradient by the entries of the covariance (with the blur; `xy` is one of the two equal entries).
+// Gradients by the rows of a 2×3 matrix, B or W.
 template <class F>
-struct CovarianceGradient {
-    F xx, xy, yy;
+struct RowsGradient {
+    Vec3<F> row0, row1;
 };
+
+// Gradient by B.  It goes the way that the forward came, through b0 × b1: differentiating the inverse matrix instead
+// would cost a digit.
 template <class F>
-RECON_FN CovarianceGradient<F> shape_vjp(const View<F>& view, const Footprint<F>& f, const ScreenGradient<F>& g) {
-    // d(C⁻¹) = -C⁻¹ dC C⁻¹
-    const F half(0.5);
-    const F a = f.conic_xx, b = f.conic_xy, c = f.conic_yy, gb = half * g.conic_xy;
-    const F m00 = a * g.conic_xx + b * gb, m01 = a * gb + b * g.conic_yy;
-    const F m10 = b * g.conic_xx + c * gb, m11 = b * gb + c * g.conic_yy;
-    CovarianceGradient<F> v{-(m00 * a + m01 * b), -(m00 * b + m01 * c), -(m10 * b + m11 * c)};
+RECON_FN RowsGradient<F> shape_vjp(const View<F>& view, const Footprint<F>& f, const ScreenGradient<F>& g) {
+    const F two(2.0), inverse = F(1.0) / f.determinant;
+    F by_determinant = -(inverse * (g.conic_xx * f.conic_xx + g.conic_xy * f.conic_xy + g.conic_yy * f.conic_yy));
+    F by_sharp(0.0);
     if (view.antialiased) {
-        const F r = f.compensation2;
-        const F scale = select(r > F(kLeastCompensation2),
-                               half * g.opacity * f.sigmoid / (f.compensation * f.determinant), F(0.0));
-        v.xx = v.xx + scale * (f.variance_y - view.blur - r * f.variance_y);
-        v.xy = v.xy - scale * (f.covariance - r * f.covariance);
-        v.yy = v.yy + scale * (f.variance_x - view.blur - r * f.variance_x);
+        const F by_factor2 = select(f.compensation2 > F(kLeastCompensation2),
+                                    F(0.5) * g.opacity * f.sigmoid / f.compensation, F(0.0));
+        by_sharp = by_factor2 * inverse;
+        by_determinant = by_determinant - by_sharp * f.compensation2;
     }
-    return v;
+    by_sharp = by_sharp + by_determinant;
+    const F by_xx = fma_(view.blur, by_determinant, g.conic_yy * inverse);
+    const F by_yy = fma_(view.blur, by_determinant, g.conic_xx * inverse);
+    const F by_xy = -(g.conic_xy * inverse);
+    const Vec3<F> by_normal = (two * by_sharp) * f.normal;
+    return {axpy(two * by_xx, f.b0, axpy(by_xy, f.b1, cross(f.b1, by_normal))),
+            axpy(two * by_yy, f.b1, axpy(by_xy, f.b0, cross(by_normal, f.b0)))};
 }
 
-// Gradient by W; sets those of the quaternion and the log scales.
+// Gradient by W, from the one by B; sets those of the quaternion and the log scales.
 template <class F>
-struct AxesGradient {
-    Vec3<F> w0, w1;
-};
-template <class F>
-RECON_FN AxesGradient<F> axes_vjp(const Footprint<F>& f, const CovarianceGradient<F>& v, GaussianGradient<F>& out) {
-    const F two(2.0);
-    const Vec3<F> g0 = axpy(two * v.xx, f.b0, (two * v.xy) * f.b1);
-    const Vec3<F> g1 = axpy(two * v.xy, f.b0, (two * v.yy) * f.b1);
-    out.log_scale = times(g0, f.b0) + times(g1, f.b1);
-    const Vec3<F> s0 = times(g0, f.scale), s1 = times(g1, f.scale);
+RECON_FN RowsGradient<F> axes_vjp(const Footprint<F>& f, const RowsGradient<F>& by_b, GaussianGradient<F>& out) {
+    out.log_scale = times(by_b.row0, f.b0) + times(by_b.row1, f.b1);
+    const Vec3<F> s0 = times(by_b.row0, f.scale), s1 = times(by_b.row1, f.scale);
     const Mat3<F> by_axes{axpy(f.w0.x, s0, f.w1.x * s1), axpy(f.w0.y, s0, f.w1.y * s1),
                           axpy(f.w0.z, s0, f.w1.z * s1)};
     const Quat<F> q = f.quat, by_unit = rotation_vjp(q, by_axes);
@@ -277,28 +278,28 @@ RECON_FN AxesGradient<F> axes_vjp(const Footprint<F>& f, const CovarianceGradien
 template <class F>
 RECON_FN GaussianGradient<F> project_vjp(const View<F>& view, const Gaussian<F>& gaussian, const Footprint<F>& f,
                                          const ScreenGradient<F>& g) {
-    const F one(1.0), zero(0.0);
+    const F zero(0.0);
     GaussianGradient<F> out;
-    const AxesGradient<F> by = axes_vjp(f, shape_vjp(view, f, g), out);
-    out.opacity_logit = g.opacity * f.compensation * f.sigmoid * (one - f.sigmoid);
+    const RowsGradient<F> by = axes_vjp(f, shape_vjp(view, f, g), out);
+    out.opacity_logit = g.opacity * f.compensation * f.sigmoid * f.complement;
 
     const F per_x = view.fx * f.inverse_z, per_y = view.fy * f.inverse_z;
-    const F by_x_clamped = -(per_x * dot(by.w0, view.rotation.row2));
-    const F by_y_clamped = -(per_y * dot(by.w1, view.rotation.row2));
+    const F by_x_clamped = -(per_x * dot(by.row0, view.rotation.row2));
+    const F by_y_clamped = -(per_y * dot(by.row1, view.rotation.row2));
     const MaskOf<F> x_free = (f.x_over_z > view.u_least) & (f.x_over_z < view.u_most);
     const MaskOf<F> y_free = (f.y_over_z > view.v_least) & (f.y_over_z < view.v_most);
     const F by_x = fma_(view.fx, g.mean_x, select(x_free, by_x_clamped, zero));
     const F by_y = fma_(view.fy, g.mean_y, select(y_free, by_y_clamped, zero));
-    const F by_z = g.depth - f.inverse_z * (by_x * f.x_over_z + by_y * f.y_over_z + dot(by.w0, f.w0) +
-                                            dot(by.w1, f.w1));
+    const F by_z = g.depth - f.inverse_z * (by_x * f.x_over_z + by_y * f.y_over_z + dot(by.row0, f.w0) +
+                                            dot(by.row1, f.w1));
     const Vec3<F> by_p{by_x * f.inverse_z, by_y * f.inverse_z, by_z};
 
     out.mean = multiply_transposed(view.rotation, by_p);
     out.translation = by_p;
-    out.rotation.row0 = axpy(by_p.x, gaussian.mean, per_x * by.w0);
-    out.rotation.row1 = axpy(by_p.y, gaussian.mean, per_y * by.w1);
+    out.rotation.row0 = axpy(by_p.x, gaussian.mean, per_x * by.row0);
+    out.rotation.row1 = axpy(by_p.y, gaussian.mean, per_y * by.row1);
     out.rotation.row2 = axpy(by_p.z, gaussian.mean,
-                             axpy(-(per_x * f.x_clamped), by.w0, -(per_y * f.y_clamped) * by.w1));
+                             axpy(-(per_x * f.x_clamped), by.row0, -(per_y * f.y_clamped) * by.row1));
     return out;
 }
 

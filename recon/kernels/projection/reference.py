@@ -16,7 +16,7 @@ from recon.splats import Splats
 
 # The limits of math.h and view.h; there it says what they are for.
 LEAST_QUAT_NORM2, MOST_QUAT_NORM2 = 1e-30, 1e30
-MOST_VARIANCE, LEAST_DETERMINANT, MOST_COLOR = 1e15, 1e-24, 1e30
+MOST_VARIANCE, LEAST_DETERMINANT, MOST_COLOR = 1e15, 1e-12, 1e30
 LEAST_COMPENSATION2 = 2.5e-5
 CLAMP_BEYOND = 0.3
 
