@@ -46,6 +46,9 @@ FEWEST_FRAMES, MOST_FRAMES = 40, 300
 LEAST_MOTION = 0.005
 """Share of the picture's longer side by which corners must move for a frame to be new."""
 
+LEAST_CORNER = 5e-5
+"""Smaller eigenvalue of the gradients' covariance that makes a corner; noise on a wall stays below."""
+
 SHARPNESS_SIDE_PX, MOTION_SIDE_PX = 960, 320
 JPEG_QUALITY = 97
 
@@ -264,19 +267,47 @@ def _small_gray(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def motion(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> float:
     """Returns how far the camera moved between two small grey pictures, as a share of their longer side.
 
-    A quarter of the corners that stayed where they were say that it did not move, whatever walked through the
-    picture: so it is the lower quartile over the corners, lost ones counted as far away (1).  Where there is nothing
+    A quarter of the picture that stayed where it was says that the camera did not move, whatever walked through it:
+    so it is the lower quartile over corners spread evenly, lost ones counted as far away (1).  Where there is nothing
     to track it is the change of brightness.
     """
     import cv2
 
-    longer = max(before.shape)
-    corners = cv2.goodFeaturesToTrack(before, 200, 0.01, 7)
-    if corners is None or len(corners) < 8:
+    corners = _spread_corners(before)
+    if len(corners) < 8:
         return float(np.abs(before.astype(np.float32) - after).mean() / 255)
-    tracked, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, np.empty_like(corners), winSize=(15, 15))
-    shift = np.linalg.norm((tracked - corners).reshape(-1, 2), axis=1) / longer
+    tracked, found, _ = cv2.calcOpticalFlowPyrLK(
+        _even_contrast(before), _even_contrast(after), corners, np.empty_like(corners), winSize=(21, 21), maxLevel=3
+    )
+    shift = np.linalg.norm((tracked - corners).reshape(-1, 2), axis=1) / max(before.shape)
     return float(np.quantile(np.where(found.reshape(-1) == 1, np.minimum(shift, 1.0), 1.0), 0.25))
+
+
+def _even_contrast(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Takes out brightness and contrast of each neighbourhood, because cameras change their exposure as they film."""
+    import cv2
+
+    detail = gray.astype(np.float32)
+    detail -= cv2.GaussianBlur(detail, (0, 0), 6)
+    spread = np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 6))
+    return np.clip(128 + 40 * detail / (spread + 4), 0, 255).astype(np.uint8)
+
+
+def _spread_corners(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Returns the best corners of each cell of a grid, [N, 1, 2]; a textured object must not take them all."""
+    import cv2
+
+    response = cv2.cornerMinEigenVal(cv2.GaussianBlur(gray, (0, 0), 1.0), 5)
+    rows, columns = 6, 10
+    height, width = gray.shape[0] // rows, gray.shape[1] // columns
+    corners = []
+    for row in range(rows):
+        for column in range(columns):
+            cell = response[row * height : (row + 1) * height, column * width : (column + 1) * width]
+            y, x = np.unravel_index(int(np.argmax(cell)), cell.shape)
+            if cell[y, x] > LEAST_CORNER:
+                corners.append((column * width + x, row * height + y))
+    return np.array(corners, dtype=np.float32).reshape(-1, 1, 2)
 
 
 def _write(
