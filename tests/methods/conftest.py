@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +28,14 @@ def toy_scene(tmp_path: Path) -> Scene:
         path = folder / f"{i:02d}.png"
         Image.fromarray(toy.random_picture(i, 16, 24)).save(path)
         angle = 2 * np.pi * i / 10
-        pose = look_at([3 * np.cos(angle), 3 * np.sin(angle), 1.0], [0, 0, 0], [0, 0, 1])
+        eye = np.array([3 * np.cos(angle), 3 * np.sin(angle), 1.0])
+        pose = look_at(eye, np.zeros(3), np.array([0.0, 0.0, 1.0]))
         frames.append(Frame(path.name, path, Camera(24, 16, 24.0, 24.0, 12.0, 8.0, cam_from_world=pose)))
     return Scene(tuple(frames))
 
 
 @pytest.fixture
-def toy_method(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def toy_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy method, registered for the length of a test."""
     import toy
 
@@ -43,4 +43,3 @@ def toy_method(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(registry, "_registered", {})
     registry.register(toy.METHOD)
-    yield

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -91,6 +92,6 @@ def test_every_option_is_documented() -> None:
 
     for kind in (TrainConfig, SplatConfig, *(type(getattr(SplatConfig(), n)) for n in ("rates", "density"))):
         body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
-        for field, text in zip(body, body[1:]):
+        for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign):
-                assert isinstance(text, ast.Expr), f"{kind.__name__}.{field.target.id} has no text"  # type: ignore[union-attr]
+                assert isinstance(text, ast.Expr), f"{kind.__name__}.{field.target.id} has no text"  # type: ignore[union-attr,attr-defined]

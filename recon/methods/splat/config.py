@@ -46,7 +46,7 @@ class DensityConfig(Checked):
     every: int = ranged(100, 1)
     """Steps between two rounds; at least 1."""
     absolute_gradient: bool = True
-    """classic: rank by gradients whose signs do not cancel over a Gaussian's pixels (AbsGS), which finds blurred ones."""
+    """classic: rank by gradients whose signs do not cancel over a Gaussian's pixels (AbsGS): finds the blurred."""
     prune_opacity: float = ranged(0.005, 0.0, 1.0)
     """Gaussians of less opacity are removed (classic) or moved to others (mcmc); 0 to 1."""
     prune_extent: float = ranged(0.5, 0.0)

@@ -53,7 +53,7 @@ def make_density(config: SplatConfig, start_count: int, device: torch.device) ->
     if config.density.strategy == "classic":
         return ClassicDensity(config, start_count, device)
     if config.density.strategy == "mcmc":
-        return McmcDensity(config)
+        return McmcDensity(config, start_count)
     return FixedDensity()
 
 
@@ -152,12 +152,14 @@ class ClassicDensity:
 
 
 class McmcDensity:
-    """Moves dead Gaussians onto living ones, grows by 5% a round to the budget and shakes the faint."""
+    """Moves dead Gaussians onto living ones, grows evenly to the budget and shakes the faint.
 
-    def __init__(self, config: SplatConfig) -> None:
+    The paper grows by 5% a round, which a run of a few thousand steps has too few rounds for.
+    """
+
+    def __init__(self, config: SplatConfig, start_count: int) -> None:
         self._config = config.density
-        self._schedule = Schedule.of(config, 0)
-        self._most = config.max_gaussians
+        self._schedule = Schedule.of(config, start_count)
 
     def observe(self, raster: Rasterization) -> None:
         pass
@@ -166,7 +168,7 @@ class McmcDensity:
     def update(self, parameters: SplatParameters, context: DensityContext) -> None:
         if self._schedule.is_round(context.step):
             self._relocate(parameters)
-            self._grow(parameters)
+            self._grow(parameters, self._schedule.budget(context.step) - len(parameters))
         if context.step <= self._schedule.last:
             self._shake(parameters, context)
 
@@ -184,8 +186,7 @@ class McmcDensity:
             parameters[name].value.data[rows] = getattr(values, name)[sources]
         parameters.forget(torch.cat([rows, sources]))
 
-    def _grow(self, parameters: SplatParameters) -> None:
-        room = min(self._most, math.ceil(1.05 * len(parameters))) - len(parameters)
+    def _grow(self, parameters: SplatParameters, room: int) -> None:
         if room <= 0:
             return
         sources = torch.multinomial(parameters.values().opacities, room, replacement=True)
