@@ -70,7 +70,7 @@ class ExactPictures:
         self._stage = stage
         self._renderer = renderer
         self._background = background
-        self._share_of_time = share_of_time
+        self.share_of_time = share_of_time
         self._on = False
         self._views: dict[int, _View] = {}
         self._changed = threading.Condition()
@@ -151,8 +151,8 @@ class ExactPictures:
             started = time.perf_counter()
             self._make_picture(view, renderer, full, moved_s)
             spent = time.perf_counter() - started
-            if self._share_of_time < 1:
-                time.sleep(min(5.0, spent * (1 / self._share_of_time - 1)))
+            if self.share_of_time < 1:
+                time.sleep(min(5.0, spent * (1 / self.share_of_time - 1)))
 
     def _next_job(self) -> tuple[_View, bool] | None:
         """Returns a view that needs a picture, and whether the full one; moving cameras go first."""

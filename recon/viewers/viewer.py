@@ -34,8 +34,8 @@ PICTURES: dict[str, Picture] = {
     "Nothing": "nothing",
 }
 
-CANVAS_COLOR = (0.0, 0.0, 0.0)
-"""What is behind everything; the browser's own canvas is covered by it in exact pictures."""
+CANVAS_COLOR = (20 / 255, 20 / 255, 20 / 255)
+"""The browser's own background, so that the exact picture and the browser's splats differ in nothing else."""
 
 
 class Viewer:
