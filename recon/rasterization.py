@@ -127,8 +127,9 @@ class SplatRenderer:
         self._backend = backend
 
     @torch.no_grad()
-    def render(self, camera: Camera, options: RenderOptions = RenderOptions()) -> RenderOutput:
-        """Renders the view of a PINHOLE camera.  gsplat gives no median depth."""
+    def render(self, camera: Camera, options: RenderOptions | None = None) -> RenderOutput:
+        """Renders the view of a PINHOLE camera, by default its colours on black.  gsplat gives no median depth."""
+        options = options or RenderOptions()
         has_median = resolve_backend(self._backend, self.splats.device, BACKENDS) != "gsplat"
         rasterize_options = RasterizeOptions(
             background=options.background,

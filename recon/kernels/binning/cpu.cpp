@@ -76,6 +76,7 @@ uint32_t depth_key(float depth) {
 
 struct Bounds {
     int32_t x0[kLanes], x1[kLanes], y0[kLanes], y1[kLanes];  // tiles, inclusive; x0 > x1 where there is none
+    uint32_t inside;                                         // bit per lane: the ellipse does not leave the picture
 };
 
 // First and last index of the pixel centres in [first, last] (positions), clamped to the picture.
@@ -128,6 +129,8 @@ Shapes find_shapes(const BinParams& p, const Inputs& in) {
     pixel_range({x - half_width, x + half_width}, bound_margin(x, half_width), float(p.width), x0, x1);
     pixel_range({y - half_height, y + half_height}, bound_margin(y, half_height), float(p.height), y0, y1);
     const Mask touches = valid & (x0 <= x1) & (y0 <= y1);
+    s.bounds.inside = bits((x - half_width >= Pack(0.0f)) & (x + half_width <= Pack(float(p.width))) &
+                           (y - half_height >= Pack(0.0f)) & (y + half_height <= Pack(float(p.height))));
     store_tiles(x0, touches, kTileSize, s.bounds.x0);
     store_tiles(x1, touches, 0.0f, s.bounds.x1);
     store_tiles(y0, touches, 0.0f, s.bounds.y0);
@@ -152,7 +155,8 @@ void emit_rows(const BinParams& p, const Inputs& in, const Shapes& s, int i, Pai
     for (int y = bounds.y0[i]; y <= bounds.y1[i]; y += kLanes) {
         const Pack low = fma_(lane_index() + Pack(static_cast<float>(y)), Pack(static_cast<float>(kTileSize)),
                               Pack(0.5f - in.y[i]));
-        const Interval<Pack> reach = span_of_rows(e, low, low + Pack(kTileSize - 1.0f));
+        const Pack high = fmin_(low + Pack(kTileSize - 1.0f), Pack(static_cast<float>(p.height) - 0.5f - in.y[i]));
+        const Interval<Pack> reach = span_of_rows(e, low, high);
         Pack first, last;
         pixel_range({reach.first + x, reach.last + x}, margin, static_cast<float>(p.width), first, last);
         int32_t from[kLanes], to[kLanes];
@@ -184,7 +188,8 @@ Outcome bin_block(const BinParams& p, int64_t begin, int64_t end, PairBuffer& ou
                 const int64_t most = static_cast<int64_t>(wide) * high;
                 if (out.size + most > p.max_pairs + tiles_x) return Outcome::kTooMany;
                 if (!out.reserve(most)) return Outcome::kNoMemory;
-                if (wide == 1 || high == 1) {
+                // A convex shape touches every tile of a row or column that holds it whole.
+                if ((wide == 1 || high == 1) && (s.bounds.inside >> i & 1u)) {
                     for (int y = s.bounds.y0[i]; y <= s.bounds.y1[i]; ++y)
                         for (int x = s.bounds.x0[i]; x <= s.bounds.x1[i]; ++x) out.tiles[out.size++] = y * tiles_x + x;
                 } else {

@@ -85,7 +85,9 @@ def _watch(statistics: BlendStatistics, ids: torch.Tensor, offsets: torch.Tensor
     assert weight_sum is not None
     assert weight_max is not None
 
-    def hook(gradient: torch.Tensor) -> None:
+    def hook(gradient: torch.Tensor | None) -> None:
+        if gradient is None:
+            return
         # offsets = pixel - mean, so the mean's gradient has the opposite sign.
         total[ids] -= gradient.sum(0)
         absolute[ids] += gradient.abs().sum(0)
