@@ -71,6 +71,8 @@ class SplatConfig(TrainConfig):
     """Degree of the spherical harmonics that give view-dependent colour; 0 (none) to 3."""
     sh_every: float = ranged(0.15, 0.0, 1.0)
     """Fraction of all steps after which one more degree is switched on; 0 (all from the start) to 1."""
+    coarse: float = ranged(0.0, 0.0, 1.0)
+    """Fraction of all steps, from the start, that are made at half the resolution, at a quarter of the cost; 0 to 1."""
     ssim_weight: float = ranged(0.2, 0.0, 1.0)
     """λ in the loss (1 - λ) L1 + λ (1 - SSIM); 0 to 1."""
     antialiased: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from recon.methods.splat.model import SplatParameters, initial_splats
 from recon.rasterization import Rasterization, RasterizeOptions, SplatRenderer, rasterize
 
 if TYPE_CHECKING:
+    from recon.cameras import Camera
     from recon.scene import View
 
 _BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
@@ -38,7 +40,8 @@ class SplatTrainer:
         self._extent = data.scene.extent
         self._parameters = SplatParameters(initial_splats(data.scene, config, data.random).to(data.device))
         self._density = make_density(config, len(self._parameters), data.device)
-        self._targets = [_Target(view, config, data.device) for view in data.views]
+        self._targets = [_Target.of(view, config, data.device) for view in data.views]
+        self._coarse: dict[int, _Target] = {}
         self._color_scale = torch.full(((config.sh_degree + 1) ** 2 * 3,), config.rates.color_detail_ratio)
         self._color_scale[:3] = 1
         self._color_scale = self._color_scale.to(data.device)
@@ -46,9 +49,9 @@ class SplatTrainer:
         self._exposure = Exposure(len(data.views), data.device) if config.exposure else None
 
     def step(self, step: int, view_index: int) -> Mapping[str, float]:
-        config, target = self._config, self._targets[view_index]
+        config, target = self._config, self._target(step, view_index)
         background = self._background()
-        raster = self._render(step, view_index, background)
+        raster = self._render(step, view_index, target, background)
         rgb = raster.output.rgb
         if self._exposure is not None:
             rgb = self._exposure.apply(view_index, rgb)
@@ -65,8 +68,18 @@ class SplatTrainer:
         self._density.update(self._parameters, DensityContext(step, self._extent, rate))
         return numbers
 
-    def _render(self, step: int, view_index: int, background: tuple[float, float, float]) -> Rasterization:
-        target = self._targets[view_index]
+    def _target(self, step: int, view_index: int) -> _Target:
+        """The photograph at the resolution of this step."""
+        if step > self._config.coarse * self._config.steps:
+            self._coarse.clear()
+            return self._targets[view_index]
+        if view_index not in self._coarse:
+            self._coarse[view_index] = self._targets[view_index].halved()
+        return self._coarse[view_index]
+
+    def _render(
+        self, step: int, view_index: int, target: _Target, background: tuple[float, float, float]
+    ) -> Rasterization:
         degree = self._config.sh_degree
         if self._config.sh_every > 0:
             degree = min(degree, int(step / (self._config.sh_every * self._config.steps)))
@@ -74,7 +87,7 @@ class SplatTrainer:
         if self._poses is not None:
             pose = self._poses.apply(view_index, pose)
         options = RasterizeOptions(background=background, sh_degree=degree)
-        return rasterize(self._parameters.splats, target.view.camera, options, pose, backend=self._config.backend)
+        return rasterize(self._parameters.splats, target.camera, options, pose, backend=self._config.backend)
 
     def _background(self) -> tuple[float, float, float]:
         if self._config.background == "random":
@@ -149,23 +162,58 @@ class SplatTrainer:
         write_splat_ply(self._parameters.values().to("cpu"), folder / "splats.ply")
 
 
+@dataclass(frozen=True, eq=False)
 class _Target:
-    """A training photograph on the device."""
+    """A training photograph on the device.
 
-    def __init__(self, view: View, config: SplatConfig, device: torch.device) -> None:
-        self.view = view
-        self.cam_from_world = torch.from_numpy(view.camera.cam_from_world.astype(np.float32)).to(device)
-        self._image = torch.from_numpy(view.image).to(device)
+    Attributes:
+        camera: its camera, at the picture's size.
+        cam_from_world: [4, 4] float32.
+        image: [H, W, 3] uint8.
+        mask: [H, W] uint8; None where all pixels count.
+        is_alpha: whether the mask says where there is something, instead of which pixels count.
+    """
+
+    camera: Camera
+    cam_from_world: torch.Tensor
+    image: torch.Tensor
+    mask: torch.Tensor | None
+    is_alpha: bool
+
+    @staticmethod
+    def of(view: View, config: SplatConfig, device: torch.device) -> _Target:
+        """Brings a view to the device."""
         mask = view.mask if config.masks != "off" else None
-        self._mask = None if mask is None else torch.from_numpy(mask).to(device)
-        self._is_alpha = config.masks == "alpha"
+        return _Target(
+            camera=view.camera,
+            cam_from_world=torch.from_numpy(view.camera.cam_from_world.astype(np.float32)).to(device),
+            image=torch.from_numpy(view.image).to(device),
+            mask=None if mask is None else torch.from_numpy(mask).to(device),
+            is_alpha=config.masks == "alpha",
+        )
 
     def over(self, background: tuple[float, float, float]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns what the rendering should look like, uint8 or float, and each pixel's weight where not all count."""
-        if self._mask is None:
-            return self._image, None
-        share = self._mask.float() / 255
-        if not self._is_alpha:
-            return self._image, share
+        if self.mask is None:
+            return self.image, None
+        share = self.mask.float() / 255
+        if not self.is_alpha:
+            return self.image, share
         behind = torch.tensor(background, device=share.device)
-        return torch.lerp(behind.expand(*share.shape, 3), self._image.float() / 255, share[..., None]), None
+        return torch.lerp(behind.expand(*share.shape, 3), self.image.float() / 255, share[..., None]), None
+
+    def halved(self) -> _Target:
+        """Returns the photograph at half the size, averaged over area; a pixel counts by its share of counted area."""
+        height, width = max(1, self.camera.height // 2), max(1, self.camera.width // 2)
+
+        def shrink(picture: torch.Tensor) -> torch.Tensor:
+            planes = picture.permute(2, 0, 1)[None].float()
+            small = torch.nn.functional.interpolate(planes, size=(height, width), mode="area")
+            return small[0].permute(1, 2, 0).round().to(torch.uint8).contiguous()
+
+        return replace(
+            self,
+            camera=self.camera.resized(width, height),
+            image=shrink(self.image),
+            mask=None if self.mask is None else shrink(self.mask[..., None])[..., 0],
+        )
