@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training runs: starting one, resuming one, and opening one that was trained.
 
-A run is a folder: config.json, metrics.jsonl, checkpoints/, and what the method exports (splats.ply).  `evaluate` adds
-eval.json and pictures.
+A run is a folder: config.json, metrics.jsonl, checkpoints/, what the method exports (splats.ply), and train.json, which
+is written last and says that all of it is there.  `evaluate` adds eval.json and pictures.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _KEYS = ("method", "config", "scene", "scene_fingerprint", "photographs", "held_out")
+_REPORT = "train.json"
+_REPORT_KEYS = ("status", "step", "seconds", "numbers", "held_out_psnr_db")
 Existing = Literal["refuse", "resume", "replace"]
 
 
@@ -160,16 +162,18 @@ def train(
             "the same photographs, cameras and points",
             "train into another folder, or replace the run (--existing replace)",
         )
-    if checkpoint is not None and checkpoint.step == config.steps and (out / "config.json").is_file():
+    finished = _finished_report(out, config) if existing == "resume" else None
+    if finished is not None:
         progress.log(f"The run {out} is finished already: {config.steps} steps.")
-        return TrainReport(out, "finished", config.steps, 0, checkpoint.seconds, config.steps, _last_numbers(out))
+        return finished
+    (out / _REPORT).unlink(missing_ok=True)
     write_json(out / "config.json", document, SCHEMA)
     result = _run_loop(scene, out, method, config, checkpoint, (progress, hooks, document["scene_fingerprint"]))
     begun = checkpoint.step if checkpoint is not None else 0
     if result.status == "interrupted":
         raise KeyboardInterrupt(f"stopped after step {result.step} of {config.steps}; its checkpoint is in {out}")
     status: Literal["finished", "stopped"] = "finished" if result.status == "finished" else "stopped"
-    return TrainReport(
+    report = TrainReport(
         out,
         status,
         result.step,
@@ -179,6 +183,9 @@ def train(
         _last_numbers(out),
         result.held_out_psnr_db,
     )
+    document = {name: getattr(report, name) for name in _REPORT_KEYS}
+    write_json(out / _REPORT, document, SCHEMA)
+    return report
 
 
 def load_run(path: Path | str, scene: Scene | None = None) -> Run:
@@ -209,6 +216,17 @@ def load_run(path: Path | str, scene: Scene | None = None) -> Run:
     return Run(path, method, config, _scene_path(path, document["scene"]), step, checkpoint, scene)
 
 
+def _finished_report(out: Path, config: TrainConfig) -> TrainReport | None:
+    """Returns the report of a run that made all of its steps and exported its result; None of any other."""
+    if not (out / _REPORT).is_file():
+        return None
+    document = read_json(out / _REPORT, SCHEMA, _REPORT_KEYS)
+    if document.get("status") != "finished" or document.get("step") != config.steps:
+        return None
+    scores = {int(step): score for step, score in document["held_out_psnr_db"].items()}
+    return TrainReport(out, "finished", config.steps, 0, document["seconds"], config.steps, document["numbers"], scores)
+
+
 def _read_document(path: Path) -> dict[str, Any]:
     if not (path / "config.json").is_file():
         raise ReconError(
@@ -233,7 +251,7 @@ def _prepare(out: Path, method: Method, config: TrainConfig, existing: Existing)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return None
     if existing == "replace":
-        for name in ("config.json", "metrics.jsonl", "eval.json", "splats.ply"):
+        for name in ("config.json", _REPORT, "metrics.jsonl", "eval.json", "splats.ply"):
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return None

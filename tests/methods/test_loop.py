@@ -90,6 +90,26 @@ def test_resuming_is_bit_identical(toy_scene: Scene, tmp_path: Path) -> None:
     assert (again.status, again.steps_made, again.step) == ("finished", 0, 50)
 
 
+def test_a_run_killed_before_its_export_is_finished_by_resuming(toy_scene: Scene, tmp_path: Path) -> None:
+    out, config = tmp_path / "run", toy.ToyConfig(steps=6)
+    train(toy_scene, out, config)
+    (out / "train.json").unlink()
+    (out / "toy.json").unlink()
+    report = train(toy_scene, out, config, existing="resume")
+    assert (report.status, report.steps_made) == ("finished", 0)
+    assert (out / "toy.json").is_file()
+    assert (out / "train.json").is_file()
+
+
+def test_a_finished_run_needs_no_checkpoint(toy_scene: Scene, tmp_path: Path) -> None:
+    out, config = tmp_path / "run", toy.ToyConfig(steps=6, evaluate_every=3)
+    first = train(toy_scene, out, config)
+    for path in (out / "checkpoints").iterdir():
+        path.unlink()
+    again = train(toy_scene, out, config, existing="resume")
+    assert (again.status, again.steps_made, again.held_out_psnr_db) == ("finished", 0, first.held_out_psnr_db)
+
+
 def test_the_callers_dice_are_left_alone(toy_scene: Scene, tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

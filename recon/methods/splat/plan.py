@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from recon.methods.memory import available_device_bytes, require_memory
 from recon.methods.splat.config import SplatConfig
-from recon.scene import Scene, held_out_names
+from recon.scene import Scene
 
 # Values, two moments and a gradient of 11 + 3 K floats; two floats of statistics; what projection keeps for the way
 # back (about 30 floats and their gradients); and once more the values while density control copies them.
@@ -44,7 +44,7 @@ def check_memory(scene: Scene, config: SplatConfig) -> None:
     from recon.methods.device import choose_device
 
     require_memory(
-        f"planning the training of {len(scene.frames) - len(held_out_names([f.name for f in scene.frames], 8))} views",
+        f"planning the training on {len(scene.frames)} photographs",
         needed_bytes(scene, config),
         available_device_bytes(choose_device(config.device).type),
         "lower --max-gaussians or --long-side",
