@@ -17,9 +17,10 @@ The world is metric with +Z up.  Depth and normals never show distractors.
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,10 @@ from recon.errors import ReconError
 from recon.files import atomic_directory, ensure_output_directory, fingerprint, read_json, write_json
 from recon.progress import SILENT, Progress
 from recon.scene import Frame, Scene, SparsePoints, WorldFrame
+
+if TYPE_CHECKING:
+    from recon.data.photograph import Exposed
+    from recon.data.stage import Set, Stage
 
 FloatArray = npt.NDArray[np.float64]
 SCHEMA = 1
@@ -121,7 +126,7 @@ def _produce(kind: Kind, root: Path, config: CaptureConfig, progress: Progress) 
     from recon.data.distractors import place_distractors
     from recon.data.paths import camera_path, lens
     from recon.data.photograph import Photographer
-    from recon.data.sensor import exposures_log2, sensed, write_photo
+    from recon.data.sensor import exposures_log2
     from recon.data.stage import light_stage
 
     stage = light_stage(_set(kind, config), config.seed, config.light_samples, progress)
@@ -138,23 +143,44 @@ def _produce(kind: Kind, root: Path, config: CaptureConfig, progress: Progress) 
     ):
         for folder in (truth / "depth", truth / "normals"):
             folder.mkdir()
-        for k, pose in enumerate(poses):
-            name = f"frame_{k + 1:04d}.{config.photo_format}"
-            visitors = place_distractors(kind, pose, config, k) if config.distractors else None
-            exposed = photographer.expose(pose, visitors)
-            write_photo(sensed(exposed.linear, camera, stops[k], config, k), photos / name, camera, config)
-            if visitors is not None:
-                _write_mask(~exposed.hidden, masks / f"{name}.png")
-            if config.maps:
-                np.save(truth / "depth" / f"{Path(name).stem}.npy", exposed.depth)
-                np.save(truth / "normals" / f"{Path(name).stem}.npy", exposed.normals.astype(np.float16))
-            frames.append(_frame_entry(name, camera.with_pose(pose), float(stops[k])))
-            report.advance()
+        with ThreadPoolExecutor(1) as writer:
+            # While one photograph is developed and written, the next is taken.
+            waiting: list[Future[None]] = []
+            for k, pose in enumerate(poses):
+                visitors = place_distractors(kind, pose, config, k) if config.distractors else None
+                exposed = photographer.expose(pose, visitors)
+                name = f"frame_{k + 1:04d}.{config.photo_format}"
+                frames.append(_frame_entry(name, camera.with_pose(pose), float(stops[k])))
+                waiting.append(writer.submit(_write_frame, (photos, truth, masks), config, exposed, frames[-1], camera))
+                if len(waiting) > 2:
+                    waiting.pop(0).result()
+                report.advance()
+            for write in waiting:
+                write.result()
         bounds = _write_meshes(stage, truth, camera, poses)
     return {"kind": kind, "look": LOOK, "config": asdict(config), "frames": frames, **bounds}
 
 
-def _set(kind: Kind, config: CaptureConfig):
+def _write_frame(
+    folders: tuple[Path, Path, Path], config: CaptureConfig, exposed: Exposed, entry: dict[str, Any], camera: Camera
+) -> None:
+    """Develops and writes one photograph and its truth."""
+    from PIL import Image
+
+    from recon.data.sensor import sensed, write_photo
+
+    photos, truth, masks = folders
+    name = entry["name"]
+    number = int(Path(name).stem.removeprefix("frame_"))
+    write_photo(sensed(exposed.linear, camera, entry["exposure_log2"], config, number), photos / name, camera, config)
+    if config.distractors:
+        Image.fromarray(np.where(exposed.hidden, 0, 255).astype(np.uint8)).save(masks / f"{name}.png")
+    if config.maps:
+        np.save(truth / "depth" / f"{Path(name).stem}.npy", exposed.depth)
+        np.save(truth / "normals" / f"{Path(name).stem}.npy", exposed.normals.astype(np.float16))
+
+
+def _set(kind: Kind, config: CaptureConfig) -> Set:
     from recon.data.surfaces import Patch
 
     rng = np.random.default_rng([config.seed, 3])
@@ -166,17 +192,13 @@ def _set(kind: Kind, config: CaptureConfig):
         from recon.data.statue import build_statue_set
 
         made = build_statue_set(rng)
+    # Textures as fine as pixels can tell; the defaults of surfaces are meant for 640 pixels.
+    fine = config.detail * min(max(config.width / 640, 0.2), 2.0)
     surfaces = [
-        replace(s, texel_m=s.texel_m / config.detail, light_m=s.light_m / config.detail) if isinstance(s, Patch) else s
+        replace(s, texel_m=s.texel_m / fine, light_m=s.light_m / config.detail) if isinstance(s, Patch) else s
         for s in made.surfaces
     ]
     return replace(made, surfaces=surfaces)
-
-
-def _write_mask(keep: npt.NDArray[np.bool_], path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(np.where(keep, 255, 0).astype(np.uint8)).save(path)
 
 
 def _frame_entry(name: str, camera: Camera, exposure_log2: float) -> dict[str, Any]:
@@ -195,7 +217,7 @@ def _frame_entry(name: str, camera: Camera, exposure_log2: float) -> dict[str, A
     }
 
 
-def _write_meshes(stage, truth: Path, camera: Camera, poses: list[FloatArray]) -> dict[str, Any]:
+def _write_meshes(stage: Stage, truth: Path, camera: Camera, poses: list[FloatArray]) -> dict[str, Any]:
     """Writes the meshes; returns the bounds for the index."""
     from recon.data.truth import seen_triangles, write_ply
 

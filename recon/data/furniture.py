@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from recon.data import materials as m
@@ -11,12 +13,12 @@ from recon.data.surfaces import Patch
 
 OAK = (0.66, 0.49, 0.32)
 WALNUT = (0.42, 0.28, 0.19)
-TEAL = (0.16, 0.36, 0.38)
+TEAL = (0.20, 0.36, 0.37)
 MUSTARD = (0.78, 0.58, 0.20)
 TERRACOTTA = (0.72, 0.38, 0.26)
 CREAM = (0.87, 0.82, 0.72)
 SAGE = (0.52, 0.60, 0.48)
-BRICK_RED = (0.62, 0.34, 0.26)
+BRICK_RED = (0.58, 0.35, 0.28)
 NAVY = (0.17, 0.22, 0.36)
 ROSE = (0.74, 0.46, 0.43)
 
@@ -111,7 +113,11 @@ def _row_of_books(rng: np.random.Generator, start: float, stop: float, floor: fl
         low, high = (x, front, floor), (min(x + thick, stop), front + deep, floor + tall)
         book = box("book", low, high, m.book_spine(color, ink), texel_m=0.0018)
         # Nobody sees the back of a book that stands in a shelf; its top shows the pages.
-        parts += [p for p in book if not p.name.endswith(("back", "top"))]
+        parts += [p for p in book if p.name.endswith("front")]
+        cover = m.cloth(color)
+        parts += [
+            replace(p, painter=cover, texel_m=0.004, light_m=0.05) for p in book if p.name.endswith(("left", "right"))
+        ]
         pages = m.striped_cloth((0.88, 0.84, 0.74), ((0.80, 0.75, 0.63), (0.92, 0.89, 0.80)), True)
         top = next(p for p in book if p.name.endswith("top"))
         parts.append(Patch("book top", top.grid, pages, 0.002))

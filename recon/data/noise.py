@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Field = npt.NDArray[np.float32]
+LATTICE = 64
 
 
 def octave_noise(
@@ -51,25 +52,21 @@ def octave_noise(
 def space_noise(rng: np.random.Generator, points: npt.NDArray, cell_m: float, octaves: int = 4) -> Field:
     """Returns a random field at points [N, 3] with about zero mean and unit variance; cells are `cell_m` large.
 
-    The same generator state and the same bounding box give the same field.
+    The same generator state gives the same field; it repeats after `LATTICE` cells, turned for each scale.
     """
     import torch
     import torch.nn.functional as functional
 
-    low, high = points.min(0), points.max(0)
     total = np.zeros(len(points), np.float32)
     power = 0.0
     for octave in range(octaves):
-        cell = cell_m / 2**octave
-        # A turned lattice per scale hides the straight creases of the linear interpolation.
+        # A turned lattice per scale hides the straight creases of the linear interpolation, and that it repeats.
         turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-        middle = (low + high) / 2
-        reach = np.linalg.norm(high - low) / 2 + cell
-        side = max(int(np.ceil(2 * reach / cell)) + 2, 3)
-        lattice = torch.from_numpy(rng.standard_normal((1, 1, side, side, side), dtype=np.float32))
-        where = (((points - middle) @ turn) / reach).astype(np.float32)
-        grid = torch.from_numpy(where).reshape(1, -1, 1, 1, 3)
-        layer = functional.grid_sample(lattice, grid, align_corners=True, padding_mode="border")
+        lattice = np.pad(rng.standard_normal((LATTICE,) * 3, dtype=np.float32), (0, 1), mode="wrap")
+        where = np.mod((points @ turn) / (cell_m / 2**octave), LATTICE) * (2 / LATTICE) - 1
+        grid = torch.from_numpy(where.astype(np.float32)).reshape(1, -1, 1, 1, 3)
+        source = torch.from_numpy(lattice)[None, None]
+        layer = functional.grid_sample(source, grid, align_corners=True, padding_mode="border")
         amplitude = 0.5**octave
         total += amplitude * layer.reshape(-1).numpy()
         power += (0.6 * amplitude) ** 2

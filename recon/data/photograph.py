@@ -69,8 +69,7 @@ class Photographer:
         for top in range(0, height, rows):
             rays = self._fine[top * n : (top + rows) * n]
             colors, covered = self._samples_of(view, rays.reshape(-1, 3), other)
-            band = colors.reshape(-1, n, width, n, 3).mean((1, 3))
-            linear[top : top + rows] = band
+            linear[top : top + rows] = _mean_of_samples(colors, n, width)
             if other is not None:
                 hidden[top : top + rows] = covered.reshape(-1, n, width, n).any((1, 3))
         depth, normals, triangles = self._geometry(view)
@@ -143,8 +142,12 @@ class _Look:
 
         self._stage = stage
         self._gloss = gloss if len(stage.highlight_from) else 0.0
-        self._atlas = torch.from_numpy(stage.atlas)[None]
-        self._texels = torch.from_numpy(stage.texels)
+        self._atlas = torch.from_numpy(stage.atlas).permute(2, 0, 1)[None]
+        height, width = stage.atlas.shape[:2]
+        # As grid_sample counts: -1 to 1 over the atlas.  A corner and the two edges from it.
+        corners = torch.from_numpy(stage.texels) * torch.tensor([2 / width, 2 / height]) - 1
+        edges = corners[:, 1:] - corners[:, :1]
+        self._texels = torch.cat([corners[:, :1], edges], 1).reshape(-1, 6)
         self._normals = torch.from_numpy(stage.normals)
         self._lights = torch.from_numpy(stage.highlight_from.astype(np.float32))
 
@@ -158,17 +161,17 @@ class _Look:
         hits = cast_rays(self._stage.bvh, origins, directions)
         triangle = hits.triangles.long().clamp(min=0)
         second, third = hits.barycentrics.unbind(-1)
-        weights = torch.stack([1 - second - third, second, third], -1)[..., None]
-        height, width = self._stage.atlas.shape[1:]
-        where = (self._texels[triangle] * weights).sum(1)
-        grid = where * torch.tensor([2 / width, 2 / height]) - 1
+        corner = self._texels[triangle]
+        grid = corner[:, :2] + second[:, None] * corner[:, 2:4] + third[:, None] * corner[:, 4:]
         seen = functional.grid_sample(self._atlas, grid[None, None], align_corners=False)[0, :, 0].T
         colors = seen[:, :3].contiguous()
         colors[hits.triangles < 0] = 0
         if self._gloss > 0:
             shiny = torch.nonzero((seen[:, 3] > 1e-3) & (hits.triangles >= 0))[:, 0]
             points = origins[shiny] + hits.distances[shiny, None] * directions[shiny]
-            smooth = functional.normalize((self._normals[triangle[shiny]] * weights[shiny]).sum(1), dim=-1)
+            a, b = second[shiny, None], third[shiny, None]
+            first, other, last = self._normals[triangle[shiny]].unbind(1)
+            smooth = functional.normalize((1 - a - b) * first + a * other + b * last, dim=-1)
             shine = self._highlight(points, smooth, functional.normalize(-directions[shiny], dim=-1))
             colors[shiny] += (self._gloss * seen[shiny, 3] * shine)[:, None]
         return colors.numpy(), hits.distances.numpy()
@@ -185,6 +188,17 @@ class _Look:
             fresnel = 0.04 + 0.96 * (1 - (viewer * half).sum(-1).clamp(0, 1)) ** 5
             total += fresnel * (HIGHLIGHT_EXPONENT + 2) / 8 * aligned**HIGHLIGHT_EXPONENT
         return total
+
+
+def _mean_of_samples(colors: Picture, samples: int, width: int) -> Picture:
+    """Averages colours [rows · n · width · n, 3] over n × n samples to [rows, width, 3]."""
+    grid = colors.reshape(-1, samples, width, samples, 3)
+    total = grid[:, 0, :, 0].copy()
+    for i in range(samples):
+        for j in range(samples):
+            if i or j:
+                total += grid[:, i, :, j]
+    return total / np.float32(samples * samples)
 
 
 def develop(linear: Picture) -> Picture:

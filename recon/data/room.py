@@ -36,7 +36,7 @@ def build_room(rng: np.random.Generator) -> Set:
         SphereLight((1.45, 1.42, 1.49), 0.13, (9.0, 6.6, 4.1)),
         SphereLight((-0.35, 0.25, 2.02), 0.13, (13.0, 10.4, 7.4)),
     )
-    return Set("room", surfaces, lights, ambient=(0.10, 0.10, 0.105), key=0.13)
+    return Set("room", surfaces, lights, ambient=(0.10, 0.10, 0.105), key=0.14)
 
 
 def _wall(name: str, start: tuple[float, float], stop: tuple[float, float], painter: m.Painter) -> Patch:
@@ -50,7 +50,7 @@ def _shell() -> list[Patch]:
     floor = quad((-x, y, 0), (2 * x, 0, 0), (0, -2 * y, 0))
     ceiling = quad((-x, -y, HEIGHT), (2 * x, 0, 0), (0, 2 * y, 0))
     parts = [
-        Patch("floor", floor, m.planks((0.60, 0.43, 0.28)), 0.0025, 0.025, gloss=0.22),
+        Patch("floor", floor, m.planks((0.58, 0.44, 0.31)), 0.003, 0.03, gloss=0.22),
         Patch("ceiling", ceiling, m.plaster((0.88, 0.85, 0.79), 1.3), 0.004, 0.05),
         _wall("north wall", (-x, y), (x, y), m.brick(f.BRICK_RED, (0.74, 0.69, 0.62))),
         _wall("south wall", (x, -y), (-x, -y), m.wallpaper(f.SAGE, ((0.36, 0.46, 0.36), f.CREAM, (0.70, 0.52, 0.40)))),
@@ -98,7 +98,7 @@ def _window() -> list[Patch]:
         parts += box("window bar", (at, -w, cz - bar), (at + 0.04, w, cz + bar), white, True)
     far = x + 1.6
     view = quad((far, 4.2, 3.9), (0, -8.4, 0), (0, 0, -4.7))
-    parts.append(Patch("view outside", view, m.outdoors(), 0.004, 0.2, emission=2.3))
+    parts.append(Patch("view outside", view, m.outdoors(), 0.008, 0.2, emission=2.3))
     for cy in (w + 0.17, -w - 0.17):
         parts += moved(f.curtain(0.46, 2.1), (x - 0.09, cy, 2.34), -np.pi / 2)
     rod = np.stack([np.full(8, x - 0.09), np.linspace(-1.3, 1.3, 8), np.full(8, 2.36)], -1)

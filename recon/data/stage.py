@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,7 @@ class Stage:
         is_object: [T] bool, whether a triangle belongs to the object.
         texels: [T, 3, 2] float32, where each corner lies in the atlas, in texels.
         normals: [T, 3, 3] float32, smooth unit normals at the corners.
-        atlas: [4, H, W] float32: linear colour as photographed, and the strength of the highlight.
+        atlas: [H, W, 4] float32: linear colour as photographed, and the strength of the highlight.
         highlight_from: [K, 3] positions of the lights that make highlights.
     """
 
@@ -91,16 +92,12 @@ def light_stage(scene: Set, seed: int, samples: int = 48, progress: Progress = S
     from recon.data.lighting import irradiance
 
     seeds = np.random.SeedSequence(seed).spawn(len(scene.surfaces) + 1)
-    painted: list[Painted] = []
-    with progress.stage("painting the set", len(scene.surfaces), "surfaces") as stage:
-        for surface, own in zip(scene.surfaces, seeds):
-            painted.append(surface.painted(np.random.default_rng(own)))
-            stage.advance()
+    painted = _paint(scene.surfaces, seeds, progress)
     places, height = _pack([surface.chart_shape() for surface in scene.surfaces], ATLAS_WIDTH)
     joined = _join(scene.surfaces, places)
     light = irradiance(scene, joined, painted, np.random.default_rng(seeds[-1]), samples, progress)
-    atlas = np.zeros((4, height, ATLAS_WIDTH), np.float32)
-    _lay_out(atlas, places, _lit(scene, painted, light))
+    atlas = np.zeros((height, ATLAS_WIDTH, 4), np.float32)
+    _lay_out(atlas, places, scene, painted, light)
     seen_from = [position for source in scene.lights if (position := source.seen_from()) is not None]
     return _finished(joined, atlas, np.array(seen_from).reshape(-1, 3))
 
@@ -110,15 +107,25 @@ def unlit_stage(surfaces: Sequence[Surface], rng: np.random.Generator) -> Stage:
     shapes = [surface.chart_shape() for surface in surfaces]
     width = max([shape[1] + 2 for shape in shapes] + [512])
     places, height = _pack(shapes, width)
-    pictures = []
-    for surface in surfaces:
+    atlas = np.zeros((height, width, 4), np.float32)
+    for surface, place in zip(surfaces, places):
         _, normals = surface.light_points()
         shade = (0.33 + 0.17 * normals[:, 2:]).astype(np.float32)
-        texture = surface.painted(rng).texture * surface.spread(shade)
-        pictures.append(np.concatenate([texture, 0 * texture[..., :1]], -1))
-    atlas = np.zeros((4, height, width), np.float32)
-    _lay_out(atlas, places, pictures)
+        _insert(atlas, place, surface.painted(rng).texture * surface.spread(shade))
     return _finished(_join(surfaces, places), atlas, np.zeros((0, 3)))
+
+
+def _paint(surfaces: Sequence[Surface], seeds: Sequence[np.random.SeedSequence], progress: Progress) -> list[Painted]:
+    """Paints every surface with its own randomness, two at a time, so that the order does not matter."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def paint(surface: Surface, own: np.random.SeedSequence) -> Painted:
+        result = surface.painted(np.random.default_rng(own))
+        stage.advance()
+        return result
+
+    with progress.stage("painting the set", len(surfaces), "surfaces") as stage, ThreadPoolExecutor(2) as pool:
+        return list(pool.map(paint, surfaces, seeds))
 
 
 def _finished(joined: _Joined, atlas: npt.NDArray[np.float32], highlight_from: FloatArray) -> Stage:
@@ -179,29 +186,43 @@ def _join(surfaces: Sequence[Surface], places: Sequence[tuple[int, int]]) -> _Jo
     )
 
 
-def _lit(scene: Set, painted: Sequence[Painted], light: npt.NDArray[np.float32]) -> list[Picture]:
-    """Returns textures [h, w, 4]: light times colour at the brightness of photographs, and the highlight."""
-    first = 0
-    lit: list[Picture] = []
-    levels: list[npt.NDArray] = []
-    for surface, paint in zip(scene.surfaces, painted):
-        here = light[first : first + len(paint.cells)]
-        first += len(paint.cells)
+def _lay_out(
+    atlas: npt.NDArray[np.float32],
+    places: Sequence[tuple[int, int]],
+    scene: Set,
+    painted: Sequence[Painted],
+    light: npt.NDArray[np.float32],
+) -> None:
+    """Fills the atlas with light times colour at the brightness of photographs, and with the strength of highlights."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    first = np.cumsum([0] + [len(paint.cells) for paint in painted])
+    cells = [light[start:stop] for start, stop in pairwise(first)]
+    levels = [
+        (here * paint.cells).mean(1)
+        for surface, paint, here in zip(scene.surfaces, painted, cells)
+        if not surface.emission
+    ]
+    gain = scene.key / float(np.median(np.concatenate(levels)))
+
+    def fill(surface: Surface, paint: Painted, here: npt.NDArray[np.float32], place: tuple[int, int]) -> None:
         if surface.emission > 0:
-            lit.append(np.concatenate([paint.texture * surface.emission, 0 * paint.texture[..., :1]], -1))
-            continue
-        shine = np.concatenate([here, surface.gloss * here.mean(1, keepdims=True)], 1).astype(np.float32)
-        spread = surface.spread(shine) / np.float32(np.pi)
-        lit.append(np.concatenate([paint.texture * spread[..., :3], spread[..., 3:]], -1))
-        levels.append((here * paint.cells).mean(1) / np.pi)
-    gain = np.float32(scene.key / np.median(np.concatenate(levels)))
-    # Emission is given as it should look in the photograph, so the exposure leaves it alone.
-    return [picture if surface.emission > 0 else picture * gain for surface, picture in zip(scene.surfaces, lit)]
+            # Emission is given as it should look in the photograph, so the exposure leaves it alone.
+            _insert(atlas, place, paint.texture * np.float32(surface.emission))
+            return
+        shine = surface.gloss * here.mean(1, keepdims=True)
+        spread = surface.spread(np.concatenate([here, shine], 1).astype(np.float32) * np.float32(gain))
+        spread[..., :3] *= paint.texture
+        _insert(atlas, place, spread)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fill, scene.surfaces, painted, cells, places))
 
 
-def _lay_out(atlas: npt.NDArray[np.float32], places: Sequence[tuple[int, int]], pictures: Sequence[Picture]) -> None:
-    """Copies pictures [h, w, 4] to their places, with their edges repeated once all round."""
-    for picture, (y, x) in zip(pictures, places):
-        rows, columns = picture.shape[:2]
-        padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        atlas[:, y - 1 : y + rows + 1, x - 1 : x + columns + 1] = padded.transpose(2, 0, 1)
+def _insert(atlas: npt.NDArray[np.float32], place: tuple[int, int], picture: Picture) -> None:
+    """Copies a picture [h, w, 3 or 4] to its place, with its edges repeated once all round."""
+    (y, x), (rows, columns, depth) = place, picture.shape
+    chart = atlas[y - 1 : y + rows + 1, x - 1 : x + columns + 1, :depth]
+    chart[1:-1, 1:-1] = picture
+    chart[0, 1:-1], chart[-1, 1:-1] = picture[0], picture[-1]
+    chart[:, 0], chart[:, -1] = chart[:, 1], chart[:, -2]

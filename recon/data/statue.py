@@ -23,6 +23,8 @@ from recon.data.surfaces import Patch, Solid, Surface
 
 FloatArray = npt.NDArray[np.float64]
 TABLE_TOP_Z = 0.75
+# The lowest points of the plinth then stand on the runner.
+LIFT_M = 0.0085
 LOW, HIGH = np.array([-0.185, -0.135, -0.004]), np.array([0.205, 0.135, 0.325])
 SADDLE = np.array([-0.02, 0.0, 0.185])
 
@@ -144,7 +146,7 @@ def _without_slivers(vertices: FloatArray, triangles: npt.NDArray[np.int64]) -> 
 
 def _paint_statue(points: FloatArray, normals: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Crackled glaze, a striped saddle cloth, a wooden box, a gilded fruit and a stone plinth."""
-    local = points - np.array([0, 0, TABLE_TOP_Z])
+    local = points - np.array([0, 0, TABLE_TOP_Z + LIFT_M])
     x, y, z = local.T
     fine, broad = space_noise(rng, local, 0.006, 3), space_noise(rng, local, 0.06, 4)
     crackle = np.abs(space_noise(rng, local, 0.013, 2))
@@ -166,6 +168,8 @@ def _paint_statue(points: FloatArray, normals: FloatArray, rng: np.random.Genera
     color = m.blend(color, np.array([0.45, 0.28, 0.17]) * (1 + grain + thread)[:, None], box_part)
     fruit = smoothstep(0.268, 0.2695, z) * smoothstep(0.0, 0.004, 0.036 - np.hypot(x + 0.02, y))
     color = m.blend(color, np.array([0.86, 0.62, 0.20]) * (1 + 0.12 * np.clip(fine, -2, 2))[:, None], fruit)
+    specks = smoothstep(1.5, 1.9, space_noise(rng, local, 0.0045, 1))
+    color = m.blend(color, color * 0.45, 0.8 * specks)
     stone = smoothstep(0.0215, 0.0225, 0.0445 - z)
     marble = np.abs(space_noise(rng, local + 0.01 * broad[:, None], 0.05, 4))
     veined = np.array([0.52, 0.47, 0.42]) * (1 + 0.08 * np.clip(fine, -2, 2))[:, None]
@@ -180,7 +184,7 @@ def _paint_statue(points: FloatArray, normals: FloatArray, rng: np.random.Genera
 def build_statue_set(rng: np.random.Generator, voxel_m: float = 0.0024) -> Set:
     """Returns the statue on its table in a studio; `rng` decides what varies."""
     vertices, triangles, normals = statue_mesh(voxel_m)
-    lifted = vertices + np.array([0, 0, TABLE_TOP_Z + 0.006])
+    lifted = vertices + np.array([0, 0, TABLE_TOP_Z + LIFT_M])
     surfaces: list[Surface] = [Solid("statue", lifted, triangles, normals, _paint_statue, gloss=0.5)]
     surfaces += _table()
     surfaces += _studio(rng)

@@ -76,10 +76,13 @@ class Surface(Protocol):
         """Returns values [L, D] of the light points as a picture [h, w, D]."""
 
 
+_LEVELS = np.linspace(0, 1, 4096)
+_LINEAR = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
 def linear_from_srgb(colors: Picture) -> Picture:
-    """Returns linear light for sRGB values in 0..1 (IEC 61966-2-1)."""
-    colors = np.clip(colors, 0.0, 1.0)
-    return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4).astype(np.float32)
+    """Returns linear light for sRGB values in 0..1 (IEC 61966-2-1), to 12 bits."""
+    return _LINEAR[(np.clip(colors, 0.0, 1.0) * np.float32(4095) + np.float32(0.5)).astype(np.uint16)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +103,8 @@ class Patch:
     name: str
     grid: FloatArray
     painter: Painter
-    texel_m: float = 0.003
-    light_m: float = 0.03
+    texel_m: float = 0.0033
+    light_m: float = 0.035
     gloss: float = 0.0
     emission: float = 0.0
     wraps: bool = False
