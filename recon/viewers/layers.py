@@ -114,8 +114,9 @@ class CameraLayer:
     def __init__(self, server: viser.ViserServer, stage: Stage, scene: Scene, progress: Progress = SILENT) -> None:
         self._stage = stage
         self._visible = True
-        # The first view stands where the first photograph was taken.
+        # The first view stands where the first photograph was taken; a browser that connects is elsewhere for a moment.
         self._entered: int | None = 0
+        self._arrived = False
         self._size = frustum_scale(scene) * stage.scale
         self.cameras = [frame.camera for frame in scene.frames]
         self.handles = [self._frustum(server, index, camera) for index, camera in enumerate(self.cameras)]
@@ -155,19 +156,21 @@ class CameraLayer:
         if self._entered is not None:
             self.handles[self._entered].visible = self._visible
         self.handles[index].visible = False
-        self._entered = None
+        self._entered, self._arrived = index, False
         fly_to(client, self._stage, self.cameras[index])
-        self._entered = index
 
     def _watch(self, client: Any) -> None:
         @client.camera.on_update
         def _(view: Any) -> None:
-            if self._entered is not None:
-                position = self.cameras[self._entered].center_in_world * self._stage.scale
-                away = float(np.linalg.norm(np.asarray(view.position) - position)) > 2 * self._size
-                if away:
-                    self.handles[self._entered].visible = self._visible
-                    self._entered = None
+            index = self._entered
+            if index is None:
+                return
+            offset = np.asarray(view.position) - self.cameras[index].center_in_world * self._stage.scale
+            if float(np.linalg.norm(offset)) < 2 * self._size:
+                self._arrived = True
+            elif self._arrived:
+                self._entered = None
+                self.handles[index].visible = self._visible
 
     def set_visible(self, visible: bool) -> None:
         """Shows or hides all cameras."""
@@ -189,7 +192,7 @@ def frustum_scale(scene: Scene) -> float:
     from scipy.spatial import cKDTree
 
     spacing = float(np.median(cKDTree(centers).query(centers, k=2)[0][:, 1]))
-    return float(np.clip(0.6 * spacing, 0.02 * scene.extent, 0.12 * scene.extent))
+    return float(np.clip(0.6 * spacing, 0.02 * scene.extent, 0.08 * scene.extent))
 
 
 def thumbnail(frame: Frame, long_side: int = THUMBNAIL_PX) -> npt.NDArray[np.uint8] | None:

@@ -109,7 +109,7 @@ def curve_svg(
             )
         for value in np.linspace(low_db, high_db, 5):
             parts.append(f'<text x="{width - right + 8}" y="{y_score(float(value)) + 4:.1f}">{value:.1f}</text>')
-        parts.append(f'<text x="{width - right + 8}" y="{height - 8}">dB held out</text>')
+        parts.append(f'<text x="{width - 4}" y="{height - 8}" text-anchor="end">PSNR dB</text>')
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="training curve">{"".join(parts)}</svg>'
 
 

@@ -234,7 +234,7 @@ def _scores(data: SummaryData) -> str:
 
 
 def _training(data: SummaryData) -> str:
-    if not data.steps and not data.psnr_by_step:
+    if not len(data.steps) and not len(data.psnr_by_step):
         return ""
     return f"<h2>Training</h2>\n{curve_svg(data.steps, data.losses, data.psnr_by_step)}"
 

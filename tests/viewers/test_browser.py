@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a browser shows: compared with our own rendering of the same view, and with what an empty canvas would give."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recon.cameras import Camera
+from recon.film.writing import color_picture
+from recon.rasterization import SplatRenderer
+from recon.render import RenderOptions
+from recon.viewers.content import Content
+from recon.viewers.exact import camera_of
+from recon.viewers.viewer import CANVAS_COLOR, Viewer
+
+pytestmark = pytest.mark.browser
+
+SOFTWARE_GL_S = 30
+"""Drawing in software takes seconds, and more on a busy machine."""
+
+BIGGEST_CANVAS = """
+    document.querySelectorAll('canvas').forEach(c => c.classList.remove('the-scene'));
+    [...document.querySelectorAll('canvas')].sort((a, b) => b.width * b.height - a.width * a.height)[0]
+        ?.classList.add('the-scene');
+"""
+
+
+def canvas(page: Any) -> np.ndarray:
+    """The scene's canvas alone, without panel and notices, [H, W, 3] float."""
+    page.evaluate(BIGGEST_CANVAS)
+    style = page.add_style_tag(content="body * { visibility: hidden } canvas.the-scene { visibility: visible }")
+    shot = np.array(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(float)
+    style.evaluate("element => element.remove()")
+    return shot
+
+
+def small(picture: np.ndarray) -> np.ndarray:
+    """A picture without what antialiasing, sorting and JPEG may change."""
+    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    return np.asarray(image.resize((80, 50), Image.Resampling.BOX)).astype(float)
+
+
+def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
+    error = float(((small(one) - small(other)) ** 2).mean())
+    return 10 * np.log10(255**2 / max(error, 1e-9))
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    a, b = small(one).ravel(), small(other).ravel()
+    return 0.0 if a.std() < 1e-6 or b.std() < 1e-6 else float(np.corrcoef(a, b)[0, 1])
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = SOFTWARE_GL_S) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
+        time.sleep(0.2)
+
+
+class Opened:
+    """A viewer and the page that looks at it."""
+
+    def __init__(self, viewer: Viewer, page: Any) -> None:
+        self.viewer, self.page = viewer, page
+        page.goto(viewer.url)
+        wait_for(lambda: bool(viewer.server.get_clients()), "the browser has connected")
+        self.client = next(iter(viewer.server.get_clients().values()))
+
+    @property
+    def camera(self) -> Camera:
+        return camera_of(self.client, self.viewer.stage)
+
+    def expected(self) -> np.ndarray:
+        """Our own rendering of what the browser's camera sees."""
+        renderer = SplatRenderer(self.viewer.content.splats)
+        return color_picture(renderer.render(self.camera, RenderOptions(background=CANVAS_COLOR))).astype(float)
+
+    def shows(self, least_db: float, least_correlation: float, first_row: int = 0) -> bool:
+        seen, expected = canvas(self.page)[first_row:], self.expected()[first_row:]
+        return psnr_db(seen, expected) > least_db and correlation(seen, expected) > least_correlation
+
+    def keep(self, pictures: Path | None, name: str) -> None:
+        if pictures is not None:
+            self.page.screenshot(path=pictures / f"{name}.png")
+            Image.fromarray(canvas(self.page).astype(np.uint8)).save(pictures / f"{name}_canvas.png")
+            Image.fromarray(self.expected().astype(np.uint8)).save(pictures / f"{name}_expected.png")
+
+
+@pytest.fixture
+def opened(world: Any, page: Any) -> Iterator[Opened]:
+    content = Content("a little world", world.splats, world.scene)
+    with Viewer(content, port=0, picture="splats") as viewer:
+        viewer.set_layer("cameras", False)
+        yield Opened(viewer, page)
+
+
+def test_the_browser_shows_the_splats_that_we_render(opened: Opened, pictures: Path | None) -> None:
+    wait_for(lambda: opened.shows(25, 0.97), "the splats look like our own rendering")
+    opened.keep(pictures, "splats")
+    assert (opened.camera.width, opened.camera.height) == (640, 400)
+    # The very comparison must fail when nothing is drawn, and when it is drawn from elsewhere.
+    right = opened.expected()
+    opened.viewer.set_picture("nothing")
+    wait_for(lambda: canvas(opened.page).std() < 3, "the canvas is empty")
+    assert not opened.shows(25, 0.97)
+    assert psnr_db(canvas(opened.page), right) < 20
+    assert correlation(canvas(opened.page), right) < 0.1
+    opened.viewer.set_picture("splats")
+    wait_for(lambda: opened.shows(25, 0.97), "the splats are back")
+    opened.viewer.layers["splats"].position = (0.0, 0.0, 0.5)
+    wait_for(lambda: not opened.shows(25, 0.97), "splats that are half a unit too high are noticed")
+    assert opened.page.foreign_requests == []
+
+
+def test_the_exact_picture_is_exact_and_follows_the_camera(opened: Opened, pictures: Path | None) -> None:
+    opened.viewer.set_picture("exact")
+    wait_for(lambda: opened.shows(36, 0.995), "the exact picture is our rendering")
+    opened.keep(pictures, "exact")
+    before = opened.expected()
+    opened.client.camera.position = (-2.5, 1.5, 2.0)
+    opened.client.camera.look_at = (0.0, 0.2, 0.3)
+    wait_for(lambda: psnr_db(opened.expected(), before) < 22, "the camera has moved")
+    wait_for(lambda: opened.shows(36, 0.995), "the exact picture follows")
+    opened.viewer.set_picture("splats")
+    wait_for(lambda: opened.shows(25, 0.97), "the splats follow too")
+
+
+def magenta(picture: np.ndarray) -> int:
+    """How many pixels have the thumbnails' colour."""
+    return int(((picture[..., 0] > 180) & (picture[..., 1] < 90) & (picture[..., 2] > 180)).sum())
+
+
+def test_cameras_show_their_photographs_and_take_one_there(opened: Opened, pictures: Path | None) -> None:
+    assert magenta(canvas(opened.page)) == 0
+    opened.viewer.set_layer("cameras", True)
+    wait_for(lambda: opened.shows(24, 0.96, 160), "the frustum that one stands in is out of the way")
+    opened.client.camera.position = (5.5, 0.5, 3.5)
+    opened.client.camera.look_at = (0.0, 0.2, 0.5)
+    wait_for(lambda: magenta(canvas(opened.page)) > 300, "thumbnails are seen")
+    wait_for(lambda: opened.viewer.layers["cameras"].handles[0].visible, "the frustum that was left is back")
+    opened.keep(pictures, "cameras")
+    # A click on the middle of a frustum that is in the free part of the window flies there.
+    layer = opened.viewer.layers["cameras"]
+    middles = {}
+    for camera in layer.cameras:
+        (x, y), depth = opened.camera.project(camera.center_in_world + 0.5 * layer._size * camera.forward_in_world)
+        if depth > 0 and 10 < x < 290 and 140 < y < 390:
+            middles[camera] = (x, y)
+    target, (x, y) = next(iter(middles.items()))
+    opened.page.mouse.click(x, y)
+    wait_for(
+        lambda: np.linalg.norm(opened.camera.center_in_world - target.center_in_world) < 1e-3, "the flight has arrived"
+    )
+    np.testing.assert_allclose(opened.camera.cam_from_world, target.cam_from_world, atol=1e-3)
+    # All of the photograph is in the window, and its own frustum is out of the way.
+    corners = np.array([[0.0, 0.0], [320.0, 240.0]])
+    points = target.center_in_world + target.ray_directions_in_cam(corners) @ target.cam_from_world[:3, :3]
+    seen, _ = opened.camera.project(points)
+    assert (seen > -1).all()
+    assert (seen < [641, 401]).all()
+    wait_for(lambda: opened.shows(24, 0.96, 160), "splats are seen through where the frustum was")
+    opened.viewer.set_layer("cameras", False)
+    wait_for(lambda: magenta(canvas(opened.page)) == 0, "the cameras are hidden")
+
+
+def test_the_panel_switches_layers(opened: Opened, pictures: Path | None) -> None:
+    wait_for(lambda: opened.shows(25, 0.97), "the splats are seen")
+    opened.page.get_by_text("Splats (drawn by the browser)").or_(
+        opened.page.locator("input[value^='Splats (drawn']")
+    ).first.click()
+    opened.page.get_by_text("Nothing", exact=True).first.click()
+    wait_for(lambda: canvas(opened.page).std() < 3, "nothing is chosen in the panel")
+    opened.viewer.set_layer("points", True)
+    wait_for(lambda: canvas(opened.page).std() > 3, "points are seen")
+    opened.keep(pictures, "points")
