@@ -352,3 +352,13 @@ def _with_times(photos: list[PreparedPhoto], placed: list[_Placed]) -> tuple[Pre
             )
         )
     return tuple(result)
+
+
+def verify_photo(path: Path) -> str | None:
+    """Returns why a photo cannot be used, or None if it can."""
+    try:
+        with opened(path) as image:
+            _verified(image)
+    except ReconError as error:
+        return error.found
+    return None
