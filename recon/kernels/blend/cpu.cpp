@@ -22,6 +22,7 @@ constexpr int kTile = kTileSize;
 constexpr int kStrips = kTile / kLanes;
 constexpr int kPixels = kTile * kTile;
 constexpr int kAliveEvery = 16;  // entries between two looks at which rows are opaque
+constexpr int kAhead = 8;        // entries between asking for a Gaussian's record and using it
 
 // What a tile needs of a Gaussian, in one or two cache lines; the channels follow.
 enum Record {
@@ -62,7 +63,7 @@ void make_records(const BlendParams& p, int64_t first, int count) {
     const Pack a = load(in.a), b = load(in.b), c = load(in.c);
     const Pack det = determinant(a, b, c);
     const Pack log2_opacity = log_(load(in.opacity)) * Pack(kLog2e);
-    const Ellipse<Pack> e = make_ellipse(a, b, c, det, log2_opacity - log_(Pack(p.alpha_cutoff)) * Pack(kLog2e));
+    const Ellipse<Pack> e = make_ellipse(a, b, c, det, log2_opacity - Pack(p.log2_cutoff));
     float fields[kRecordChannels][kLanes];
     store(fields[kMeanX], load(in.x));
     store(fields[kMeanY], load(in.y));
@@ -176,6 +177,12 @@ struct Rows {
 
 RECON_FN int clamp_row(float row) { return row < -1.0f ? -1 : row > 17.0f ? 17 : static_cast<int>(row); }
 
+// Asks for the record of the entry that comes up later; records lie scattered over more than the second-level cache.
+RECON_FN void prefetch_record(const BlendParams& p, int32_t i, int32_t end) {
+    const int64_t later = i + kAhead < end ? i + kAhead : end - 1;
+    __builtin_prefetch(p.records + static_cast<int64_t>(p.entries[2 * later]) * p.record_stride);
+}
+
 // The rows of a strip that the ellipse reaches and that are not opaque.
 RECON_FN Rows rows_in_strip(const float* record, const PairView& view, const TileView& tile, int strip) {
     const float low = static_cast<float>(strip * kLanes) - view.dx;
@@ -204,7 +211,7 @@ template <int D, bool kMedian>
 RECON_FN void forward_rows(const BlendParams& p, const float* record, float depth, const PairView& pair, Rows rows,
                            int strip, float* transmittance, float* channels, float* median) {
     const int d = Channels<D>::count(p);
-    const Pack scale(record[kScale]), lanes = strip_lanes(strip), threshold(p.alpha_cutoff);
+    const Pack scale(record[kScale]), lanes = strip_lanes(strip), threshold(p.log2_cutoff);
     const Pack scaled_lanes = lanes * scale;
     Pack color[D > 0 ? D : 1];
     if constexpr (D > 0)
@@ -212,11 +219,11 @@ RECON_FN void forward_rows(const BlendParams& p, const float* record, float dept
     for (int row = rows.first; row <= rows.last; ++row) {
         const int at = place(strip, row);
         const Pack w = scaled_lanes + Pack(pair.offset[row]);
-        const AlphaSample<Pack> sample = alpha_sample(log2_alpha(w, Pack(pair.base[row])));
+        const Pack exponent = log2_alpha(w, Pack(pair.base[row]));
         const Pack before = load(transmittance + at);
-        const Mask taken = (sample.alpha >= threshold) & (before >= Pack(kMinTransmittance));
+        const Mask taken = (exponent >= threshold) & (before >= Pack(kMinTransmittance));
         if (kStrips > 1 && !any(taken)) continue;
-        const Pack weight = select(taken, sample.alpha * before, Pack(0.0f));
+        const Pack weight = alpha_sample(exponent, taken).alpha * before;
         const Pack after = before - weight;
         store(transmittance + at, after);
         if constexpr (D > 0) {
@@ -258,6 +265,7 @@ void forward_tile(const BlendParams& p, int tile_index, float* scratch) {
             find_alive(transmittance, tile);
             if (!tile.alive()) break;
         }
+        prefetch_record(p, i, end);
         const int64_t g = p.entries[2 * static_cast<int64_t>(i)];
         const float* record = p.records + g * p.record_stride;
         if (!(record[kHalfWidth] >= 0.0f)) continue;
@@ -349,7 +357,7 @@ template <int D, bool kStatistics>
 RECON_FN void backward_rows(const BlendParams& p, const float* record, const PairView& pair, Rows rows, int strip,
                             const TileGradients& t, float* out) {
     const int d = Channels<D>::count(p);
-    const Pack scale(record[kScale]), lanes = strip_lanes(strip), threshold(p.alpha_cutoff), zero(0.0f);
+    const Pack scale(record[kScale]), lanes = strip_lanes(strip), threshold(p.log2_cutoff), zero(0.0f);
     const Pack scaled_lanes = lanes * scale;
     Pack color[D > 0 ? D : 1], grad_color[D > 0 ? D : 1];
     for (int k = 0; k < D; ++k) color[k] = Pack(record[kRecordChannels + k]), grad_color[k] = zero;
@@ -360,11 +368,12 @@ RECON_FN void backward_rows(const BlendParams& p, const float* record, const Pai
     for (int row = rows.first; row <= rows.last; ++row) {
         const int at = place(strip, row);
         const Pack w = scaled_lanes + Pack(pair.offset[row]);
-        const AlphaSample<Pack> sample = alpha_sample(log2_alpha(w, Pack(pair.base[row])));
+        const Pack exponent = log2_alpha(w, Pack(pair.base[row]));
         const Pack before = load(t.transmittance + at);
-        const Mask taken = (sample.alpha >= threshold) & (before >= Pack(kMinTransmittance));
+        const Mask taken = (exponent >= threshold) & (before >= Pack(kMinTransmittance));
         if (kStrips > 1 && !any(taken)) continue;
-        const Pack weight = select(taken, sample.alpha * before, zero);
+        const AlphaSample<Pack> sample = alpha_sample(exponent, taken);
+        const Pack weight = sample.alpha * before;
         store(t.transmittance + at, before - weight);
         Pack v = zero;
         if constexpr (D > 0) {
@@ -423,6 +432,7 @@ void backward_tile(const BlendParams& p, int tile_index, float* scratch) {
     const int32_t stop = begin + p.processed[tile_index];
     const size_t bytes = sizeof(float) * static_cast<size_t>(p.pair_stride);
     for (int32_t i = begin; i < end; ++i) {
+        prefetch_record(p, i, end);
         const int32_t* entry = p.entries + 2 * static_cast<int64_t>(i);
         float* out = p.pair_gradients + static_cast<int64_t>(entry[1]) * p.pair_stride;
         std::memset(out, 0, bytes);
@@ -539,7 +549,7 @@ void bind_blend(nb::module_& m) {
     RECON_BIND_VALUE(c, BlendParams, pair_stride);
     RECON_BIND_VALUE(c, BlendParams, width);
     RECON_BIND_VALUE(c, BlendParams, height);
-    RECON_BIND_VALUE(c, BlendParams, alpha_cutoff);
+    RECON_BIND_VALUE(c, BlendParams, log2_cutoff);
     m.attr("blend_record_floats") = static_cast<int>(kRecordChannels);
     m.attr("blend_pair_floats") = static_cast<int>(kPairChannels);
     m.attr("blend_statistics") = static_cast<int>(kPairStatistics);

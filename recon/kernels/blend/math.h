@@ -27,18 +27,18 @@ RECON_FN F log2_alpha(F w, F base) {
 
 template <class F>
 struct AlphaSample {
-    F alpha;         // clamped
+    F alpha;         // clamped; 0 where it is not taken
     MaskOf<F> free;  // not clamped: alpha moves with its exponent
 };
 
-RECON_FN float exp2_(float a) { return ::exp2f(a); }
-RECON_FN double exp2_(double a) { return ::exp2(a); }
+RECON_FN float exp2_(float a, bool m) { return m ? ::exp2f(a) : 0.0f; }
+RECON_FN double exp2_(double a, bool m) { return m ? ::exp2(a) : 0.0; }
 RECON_FN float reciprocal_(float a) { return 1.0f / a; }
 RECON_FN double reciprocal_(double a) { return 1.0 / a; }
 
 template <class F>
-RECON_FN AlphaSample<F> alpha_sample(F log2_alpha_value) {
-    const F raw = exp2_(log2_alpha_value);
+RECON_FN AlphaSample<F> alpha_sample(F log2_alpha_value, MaskOf<F> taken) {
+    const F raw = exp2_(log2_alpha_value, taken);
     return {fmin_(raw, F(kMaxAlpha)), raw <= F(kMaxAlpha)};
 }
 

@@ -10,6 +10,7 @@ Background is not added here: channels are premultiplied, and alpha comes with t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +192,7 @@ def _params(module: Any, inputs: tuple[torch.Tensor, ...], tiles: TileLists, buf
     params.count, params.channel_count = inputs[3].shape
     params.record_stride = buffers[0].shape[1]
     params.height, params.width = buffers[2].shape
-    params.alpha_cutoff = tiles.alpha_cutoff
+    params.log2_cutoff = math.log2(tiles.alpha_cutoff)
     return params
 
 

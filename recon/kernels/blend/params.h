@@ -41,7 +41,7 @@ struct BlendParams {
     int32_t pair_stride = 0;
     int32_t width = 0;
     int32_t height = 0;
-    float alpha_cutoff = 1.0f / 255.0f;
+    float log2_cutoff = -7.99435344f;  // of alpha
 };
 
 }  // namespace recon
