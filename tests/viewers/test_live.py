@@ -27,7 +27,7 @@ class Brightness:
 
     def render(self, camera: Camera, options: RenderOptions) -> RenderOutput:
         time.sleep(self.slow_s)
-        value = min(1.0, 0.2 + 0.01 * self.step)
+        value = 0.3 + 0.5 * (self.step * 0.037 % 1.0)
         shape = (camera.height, camera.width)
         return RenderOutput(rgb=torch.full((*shape, 3), value), alpha=torch.ones(shape))
 
