@@ -38,7 +38,7 @@ class DensityConfig(Checked):
     """How Gaussians are added, moved and removed."""
 
     strategy: Literal["classic", "mcmc", "none"] = "classic"
-    """classic: split and clone by screen-space gradient under the budget; mcmc: relocation and noise; none: fixed."""
+    """classic: split by screen-space gradient under the budget; mcmc: relocation and noise; none: fixed."""
     start: float = ranged(0.05, 0.0, 1.0)
     """When it begins, as a fraction of all steps; 0 to 1."""
     stop: float = ranged(0.6, 0.0, 1.0)
@@ -49,10 +49,10 @@ class DensityConfig(Checked):
     """classic: rank by gradients whose signs do not cancel over a Gaussian's pixels (AbsGS): finds the blurred."""
     prune_opacity: float = ranged(0.005, 0.0, 1.0)
     """Gaussians of less opacity are removed (classic) or moved to others (mcmc); 0 to 1."""
+    prune_weight: float = ranged(0.0, 0.0, 1.0)
+    """classic: Gaussians that made up less than this share of every pixel since the last round are removed; 0 to 1."""
     prune_extent: float = ranged(0.5, 0.0)
     """classic: Gaussians with a standard deviation above so many scene extents are removed; above 0."""
-    split_scale: float = ranged(0.01, 0.0)
-    """classic: Gaussians above so many scene extents are split, smaller ones cloned; at least 0."""
     opacity_penalty: float = ranged(0.0, 0.0)
     """Weight of the mean opacity in the loss, which lets useless Gaussians fade; at least 0 (mcmc: 0.01)."""
     scale_penalty: float = ranged(0.0, 0.0)
