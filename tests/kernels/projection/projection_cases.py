@@ -9,7 +9,7 @@ import torch
 
 from recon.cameras import Camera, look_at
 from recon.kernels.backend import Backend
-from recon.kernels.projection.op import Projected, ProjectionOptions, project
+from recon.kernels.projection.op import Projected, ProjectionOptions, project, project_forward
 from recon.splats import Splats
 
 FIELDS = ("means_px", "conics", "opacities", "colors", "depths")
@@ -80,6 +80,15 @@ def inner_splats(count: int, bases: int = 16, seed: int = 0) -> Splats:
     index = keep.nonzero().squeeze(1)[:count]
     assert len(index) == count
     return splats.select(index)
+
+
+def forward(
+    splats: Splats, options: ProjectionOptions | None = None, camera: Camera = CAMERA
+) -> dict[str, torch.Tensor]:
+    """Projects by the kernel, all outputs by name."""
+    options = options or ProjectionOptions(sh_degree=splats.sh_degree)
+    projected = project_forward(splats, pose_of(camera), camera, options)
+    return {name: getattr(projected, name) for name in (*FIELDS, "visible")}
 
 
 def weights_of(projected: Projected, seed: int = 5) -> dict[str, torch.Tensor]:
