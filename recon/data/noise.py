@@ -57,20 +57,20 @@ def space_noise(rng: np.random.Generator, points: npt.NDArray, cell_m: float, oc
     import torch
     import torch.nn.functional as functional
 
-    total = np.zeros(len(points), np.float32)
+    where = torch.from_numpy(np.ascontiguousarray(points, np.float32))
+    total = torch.zeros(len(points))
     power = 0.0
     for octave in range(octaves):
         # A turned lattice per scale hides the straight creases of the linear interpolation, and that it repeats.
-        turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+        turn = np.linalg.qr(rng.standard_normal((3, 3)))[0] * (2**octave / cell_m / LATTICE)
         lattice = np.pad(rng.standard_normal((LATTICE,) * 3, dtype=np.float32), (0, 1), mode="wrap")
-        where = np.mod((points @ turn) / (cell_m / 2**octave), LATTICE) * (2 / LATTICE) - 1
-        grid = torch.from_numpy(where.astype(np.float32)).reshape(1, -1, 1, 1, 3)
-        source = torch.from_numpy(lattice)[None, None]
-        layer = functional.grid_sample(source, grid, align_corners=True, padding_mode="border")
+        turns = where @ torch.from_numpy(turn.astype(np.float32))
+        grid = (turns - turns.floor()).mul_(2).sub_(1).reshape(1, -1, 1, 1, 3)
+        layer = functional.grid_sample(torch.from_numpy(lattice)[None, None], grid, align_corners=True)
         amplitude = 0.5**octave
-        total += amplitude * layer.reshape(-1).numpy()
+        total.add_(layer.reshape(-1), alpha=amplitude)
         power += (0.6 * amplitude) ** 2
-    return (total / np.float32(np.sqrt(power))).astype(np.float32)
+    return (total / float(np.sqrt(power))).numpy()
 
 
 def smoothstep(low: float, high: float, value: npt.NDArray) -> npt.NDArray:

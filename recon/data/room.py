@@ -36,7 +36,7 @@ def build_room(rng: np.random.Generator) -> Set:
         SphereLight((1.45, 1.42, 1.49), 0.13, (9.0, 6.6, 4.1)),
         SphereLight((-0.35, 0.25, 2.02), 0.13, (13.0, 10.4, 7.4)),
     )
-    return Set("room", surfaces, lights, ambient=(0.10, 0.10, 0.105), key=0.14)
+    return Set("room", surfaces, lights, ambient=(0.10, 0.10, 0.105), key=0.11)
 
 
 def _wall(name: str, start: tuple[float, float], stop: tuple[float, float], painter: m.Painter) -> Patch:
@@ -126,7 +126,7 @@ def _living_corner(rng: np.random.Generator) -> list[Patch]:
         magazine = box("magazine", (-0.11, -0.15, 0), (0.11, 0.15, 0.01), page, texel_m=0.0015, light_m=0.02)
         parts += moved(magazine, (-0.65 + dx, 0.42 + dy, z), turn)
     parts += moved(f.pot(0.085, 0.20, (0.80, 0.76, 0.68)), (-0.50, 0.50, 0.42))
-    bowl = smooth_profile([(0.11, 0.07), (0.09, 0.02), (0.04, 0.0)], 8)
+    bowl = smooth_profile([(0.11, 0.07), (0.09, 0.02), (0.04, 0.006), (0.0, 0.006)], 10)
     glaze = m.speckled(f.TEAL, f.CREAM, 2500, (0.001, 0.003))
     parts.append(Patch("bowl", lathe((-0.32, 0.33, 0.42), bowl, 28), glaze, 0.002, 0.02, gloss=0.5, wraps=True))
     parts += moved(f.floor_lamp(), (1.45, 1.42, 0))

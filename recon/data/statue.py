@@ -146,42 +146,66 @@ def _without_slivers(vertices: FloatArray, triangles: npt.NDArray[np.int64]) -> 
 
 def _paint_statue(points: FloatArray, normals: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Crackled glaze, a striped saddle cloth, a wooden box, a gilded fruit and a stone plinth."""
-    local = points - np.array([0, 0, TABLE_TOP_Z + LIFT_M])
+    local = (points - np.array([0, 0, TABLE_TOP_Z + LIFT_M])).astype(np.float32)
+    color = _glaze(local, rng)
     x, y, z = local.T
-    fine, broad = space_noise(rng, local, 0.006, 3), space_noise(rng, local, 0.06, 4)
-    crackle = np.abs(space_noise(rng, local, 0.013, 2))
-    glaze = np.array([0.50, 0.62, 0.68]) * (1 + 0.10 * np.clip(broad, -2, 2) + 0.05 * np.clip(fine, -2, 2))[:, None]
-    color = m.blend(glaze, (0.26, 0.34, 0.42), 0.75 * (1 - smoothstep(0.02, 0.11, crackle)))
-    spots = smoothstep(1.25, 1.6, space_noise(rng, local, 0.018, 1))
-    color = m.blend(color, (0.86, 0.83, 0.74), 0.8 * spots)
-    cloth = smoothstep(0.0, 0.002, 0.052 - np.abs(x + 0.02)) * smoothstep(0.130, 0.132, z) * (z < 0.28)
-    thread = 0.06 * np.clip(space_noise(rng, local, 0.003, 2), -2, 2)
-    stripe = np.floor((z + 0.004 * np.sin(90 * x)) / 0.0115).astype(int) % 4
-    palette = np.array([(0.66, 0.20, 0.17), (0.85, 0.63, 0.22), (0.16, 0.24, 0.42), (0.86, 0.80, 0.68)])
-    woven = palette[stripe] * (1 + thread + 0.06 * np.clip(broad, -2, 2))[:, None]
-    zigzag = smoothstep(0.0, 0.1, np.sin(2 * np.pi * x / 0.0173 + 2.2 * np.sin(z * 400) + broad) - 0.72)
-    color = m.blend(color, m.blend(woven, (0.95, 0.90, 0.78), 0.7 * zigzag), cloth)
-    hem = cloth * smoothstep(0.0455, 0.046, np.abs(x + 0.02))
-    color = m.blend(color, np.array([0.86, 0.65, 0.25]) * (1 + thread)[:, None], hem)
-    box_part = smoothstep(0.2275, 0.2285, z) * smoothstep(0.0, 0.004, 0.047 - np.abs(x + 0.02))
-    grain = np.sin(2 * np.pi * (z + 0.3 * y + 0.004 * broad) / 0.004) * 0.10
-    color = m.blend(color, np.array([0.45, 0.28, 0.17]) * (1 + grain + thread)[:, None], box_part)
-    fruit = smoothstep(0.268, 0.2695, z) * smoothstep(0.0, 0.004, 0.036 - np.hypot(x + 0.02, y))
-    color = m.blend(color, np.array([0.86, 0.62, 0.20]) * (1 + 0.12 * np.clip(fine, -2, 2))[:, None], fruit)
-    specks = smoothstep(1.5, 1.9, space_noise(rng, local, 0.0045, 1))
-    color = m.blend(color, color * 0.45, 0.8 * specks)
-    stone = smoothstep(0.0215, 0.0225, 0.0445 - z)
-    marble = np.abs(space_noise(rng, local + 0.01 * broad[:, None], 0.05, 4))
-    veined = np.array([0.52, 0.47, 0.42]) * (1 + 0.08 * np.clip(fine, -2, 2))[:, None]
-    veined = m.blend(veined, (0.84, 0.80, 0.73), 1 - smoothstep(0.03, 0.22, marble))
-    color = m.blend(color, veined, stone)
-    eye = np.linalg.norm(local * (1, 0, 1) - (0.145, 0, 0.245), axis=1)
+    parts = (
+        (_saddle_cloth, smoothstep(0.0, 0.002, 0.052 - np.abs(x + 0.02)) * smoothstep(0.130, 0.132, z) * (z < 0.28)),
+        (_chest, smoothstep(0.2275, 0.2285, z) * smoothstep(0.0, 0.004, 0.047 - np.abs(x + 0.02))),
+        (_fruit, smoothstep(0.268, 0.2695, z) * smoothstep(0.0, 0.004, 0.036 - np.hypot(x + 0.02, y))),
+        (_marble, smoothstep(0.0215, 0.0225, 0.0445 - z)),
+    )
+    for painter, weight in parts:
+        here = np.flatnonzero(weight > 0)
+        if len(here):
+            color[here] = m.blend(color[here], painter(local[here], rng), weight[here])
+    eye = np.linalg.norm(local * np.array((1, 0, 1), np.float32) - np.array((0.145, 0, 0.245), np.float32), axis=1)
     color = m.blend(color, (0.92, 0.90, 0.84), 1 - smoothstep(0.0075, 0.0085, eye))
     color = m.blend(color, (0.08, 0.07, 0.08), 1 - smoothstep(0.0045, 0.0055, eye))
     return np.clip(color, 0.01, 0.98).astype(np.float32)
 
 
-def build_statue_set(rng: np.random.Generator, voxel_m: float = 0.0024) -> Set:
+def _toned(color: m.Color, field: npt.NDArray) -> npt.NDArray[np.float32]:
+    return (np.array(color) * (1 + np.clip(field, -0.3, 0.3))[:, None]).astype(np.float32)
+
+
+def _glaze(p: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    broad, fine = space_noise(rng, p, 0.06, 4), space_noise(rng, p, 0.005, 2)
+    color = _toned((0.50, 0.62, 0.68), 0.10 * broad + 0.05 * fine)
+    crackle = np.abs(space_noise(rng, p, 0.013, 2))
+    color = m.blend(color, (0.26, 0.34, 0.42), 0.75 * (1 - smoothstep(0.02, 0.11, crackle)))
+    color = m.blend(color, (0.86, 0.83, 0.74), 0.8 * smoothstep(1.25, 1.6, space_noise(rng, p, 0.018, 1)))
+    return m.blend(color, 0.45 * color, 0.8 * smoothstep(1.5, 1.9, space_noise(rng, p, 0.0045, 1)))
+
+
+def _saddle_cloth(p: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    x, _, z = p.T
+    broad, thread = space_noise(rng, p, 0.04, 2), 0.06 * space_noise(rng, p, 0.003, 2)
+    palette = np.array([(0.66, 0.20, 0.17), (0.85, 0.63, 0.22), (0.16, 0.24, 0.42), (0.86, 0.80, 0.68)])
+    stripe = np.floor((z + 0.004 * np.sin(90 * x)) / 0.0115).astype(int) % 4
+    woven = palette[stripe] * (1 + thread + 0.06 * np.clip(broad, -2, 2))[:, None]
+    zigzag = smoothstep(0.0, 0.1, np.sin(2 * np.pi * x / 0.0173 + 2.2 * np.sin(z * 400) + broad) - 0.72)
+    woven = m.blend(woven, (0.95, 0.90, 0.78), 0.7 * zigzag)
+    return m.blend(woven, _toned((0.86, 0.65, 0.25), thread), smoothstep(0.0455, 0.046, np.abs(x + 0.02)))
+
+
+def _chest(p: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    grain = np.sin(2 * np.pi * (p[:, 2] + 0.3 * p[:, 1] + 0.004 * space_noise(rng, p, 0.05, 2)) / 0.004)
+    return _toned((0.45, 0.28, 0.17), 0.10 * grain + 0.06 * space_noise(rng, p, 0.003, 2))
+
+
+def _fruit(p: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    return _toned((0.86, 0.62, 0.20), 0.12 * space_noise(rng, p, 0.004, 2))
+
+
+def _marble(p: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    broad = space_noise(rng, p, 0.05, 2)[:, None]
+    veins = np.abs(space_noise(rng, p + 0.01 * broad, 0.05, 4))
+    stone = _toned((0.52, 0.47, 0.42), 0.08 * space_noise(rng, p, 0.005, 2))
+    return m.blend(stone, (0.84, 0.80, 0.73), 1 - smoothstep(0.03, 0.22, veins))
+
+
+def build_statue_set(rng: np.random.Generator, voxel_m: float = 0.0031) -> Set:
     """Returns the statue on its table in a studio; `rng` decides what varies."""
     vertices, triangles, normals = statue_mesh(voxel_m)
     lifted = vertices + np.array([0, 0, TABLE_TOP_Z + LIFT_M])
