@@ -27,6 +27,7 @@ from recon.rasterization import Rasterization, RasterizeOptions, SplatRenderer, 
 
 if TYPE_CHECKING:
     from recon.cameras import Camera
+    from recon.kernels.backend import Backend
     from recon.scene import View
 
 _BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
@@ -38,6 +39,8 @@ class SplatTrainer:
     def __init__(self, data: TrainingData, config: SplatConfig) -> None:
         self._data, self._config, self._device = data, config, data.device
         self._extent = data.scene.extent
+        # gsplat rasterizes only; the loss and the optimiser are our own on every device.
+        self._kernels: Backend = "reference" if config.backend == "reference" else "auto"
         self._parameters = SplatParameters(initial_splats(data.scene, config, data.random).to(data.device))
         self._density = make_density(config, len(self._parameters), data.device)
         self._targets = [_Target.of(view, config, data.device) for view in data.views]
@@ -56,7 +59,7 @@ class SplatTrainer:
         if self._exposure is not None:
             rgb = self._exposure.apply(view_index, rgb)
         image, weight = target.over(background)
-        loss = photometric_loss(rgb, image, config.ssim_weight, weight)
+        loss = photometric_loss(rgb, image, config.ssim_weight, weight, self._kernels)
         numbers = {"loss": float(loss.detach()), "gaussians": float(len(self._parameters))}
         if not math.isfinite(numbers["loss"]):
             return numbers
@@ -126,6 +129,7 @@ class SplatTrainer:
                 parameter.second_moment,
                 AdamHyper(rate, step, column_scale=self._color_scale if name == "sh" else None),
                 visible,
+                self._kernels,
             )
             parameter.value.grad = None
         if self._poses is not None:
