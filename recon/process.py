@@ -184,7 +184,8 @@ def process(
         progress.log(f"{out} is up to date: {finished.posed} of {finished.photos} photos posed")
         return replace(finished, reused=True, seconds=time.perf_counter() - start)
     ensure_output_directory(out / "work")
-    remove_leftovers(out / "work")
+    for folder in (out, out / "work", out / "report"):
+        remove_leftovers(folder)
     before = _names_before(out)
     if source.kind in ("photos", "video"):
         outcome = _recover(source, out, config, progress)

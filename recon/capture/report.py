@@ -235,7 +235,8 @@ def _row(outcome: Outcome, photo: PhotoReport, index: int) -> str:
     return (
         f"<tr><td>{_picture(outcome.photo_dir / 'images' / photo.name, index)}</td>"
         f"<td class=name>{text(photo.name)}</td><td>{pose}</td><td class=num>{photo.features:,}</td>"
-        f"<td class=num>{photo.verified_pairs}</td><td class=num>{photo.points:,}</td><td class=num>{_number(photo.mean_error_px, 2)}</td><td>{bar}</td></tr>"
+        f"<td class=num>{photo.verified_pairs}</td><td class=num>{photo.points:,}</td>"
+        f"<td class=num>{_number(photo.mean_error_px, 2)}</td><td>{bar}</td></tr>"
     )
 
 
