@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recon.data.config import CaptureConfig, Kind
-from recon.data.materials import cloth, speckled, striped_cloth
+from recon.data.materials import cloth, random_color, speckled, striped_cloth
 from recon.data.shapes import cushion, lathe, moved, smooth_profile
 from recon.data.stage import Stage, unlit_stage
 from recon.data.surfaces import Patch
@@ -26,7 +26,7 @@ def place_distractors(kind: Kind, cam_from_world: FloatArray, config: CaptureCon
         distance = reach * rng.uniform(0.75, 1.3)
         sideways = rng.uniform(-0.45, 0.45) * distance
         spot = center + rotation.T @ np.array([sideways, 0.1 * distance, distance])
-        color = tuple(float(c) for c in rng.uniform(0.15, 0.85, 3))
+        color = random_color(rng, 0.15, 0.85)
         if (k + number) % 2 == 0:
             patches += moved(_ball(0.05 if kind == "object" else 0.14, color), spot)
         elif kind == "object":

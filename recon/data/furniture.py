@@ -30,7 +30,7 @@ def table(length: float, width: float, height: float, color: m.Color = WALNUT) -
     for sx in (-1, 1):
         for sy in (-1, 1):
             cx, cy = sx * (x - 0.07), sy * (y - 0.07)
-            low, high = (cx - leg, cy - leg, 0), (cx + leg, cy + leg, height - 0.035)
+            low, high = (cx - leg, cy - leg, 0.0), (cx + leg, cy + leg, height - 0.035)
             parts += box("table leg", low, high, m.wood(color, across=True))
     low, high = (-x + 0.1, -y + 0.08, height - 0.10), (x - 0.1, y - 0.08, height - 0.035)
     return parts + box("table frame", low, high, m.wood(color))
@@ -38,7 +38,7 @@ def table(length: float, width: float, height: float, color: m.Color = WALNUT) -
 
 def chair(color: m.Color = OAK, seat: m.Color = TERRACOTTA) -> list[Patch]:
     """A chair with an upholstered seat and a slatted back; one sits facing -y."""
-    parts = [Patch("chair seat", cushion((0, 0, 0.455), (0.21, 0.20, 0.03), 0.3), m.cloth(seat), 0.0025)]
+    parts = [Patch("chair seat", cushion((0, 0, 0.455), (0.21, 0.20, 0.03), 0.3), m.cloth(seat), 0.0025, wraps=True)]
     parts += box("chair frame", (-0.2, -0.19, 0.38), (0.2, 0.19, 0.43), m.wood(color), True)
     for sx in (-1, 1):
         for sy, top in ((-1, 0.38), (1, 0.92)):
@@ -58,7 +58,7 @@ def sofa(width: float = 1.9, color: m.Color = TEAL) -> list[Patch]:
     parts = box("sofa base", (-half, -0.38, 0.08), (half, 0.42, 0.28), cover, texel_m=0.003)
     for side in (-1, 1):
         arm = cushion((side * (half - 0.08), 0.0, 0.36), (0.10, 0.41, 0.26), 0.35)
-        parts.append(Patch("sofa arm", arm, cover))
+        parts.append(Patch("sofa arm", arm, cover, wraps=True))
         for x in (side * (half - 0.1),):
             for y in (-0.33, 0.37):
                 parts += box("sofa foot", (x - 0.025, y - 0.025, 0), (x + 0.025, y + 0.025, 0.08), m.wood(WALNUT))
@@ -66,9 +66,11 @@ def sofa(width: float = 1.9, color: m.Color = TEAL) -> list[Patch]:
     span = (width - 0.34) / seats
     for k in range(seats):
         x = -half + 0.17 + span * (k + 0.5)
-        parts.append(Patch("sofa seat", cushion((x, -0.06, 0.36), (span / 2, 0.34, 0.095), 0.35), cover, 0.0025))
+        parts.append(
+            Patch("sofa seat", cushion((x, -0.06, 0.36), (span / 2, 0.34, 0.095), 0.35), cover, 0.0025, wraps=True)
+        )
         back = cushion((x, 0.27, 0.62), (span / 2, 0.13, 0.24), 0.45)
-        parts.append(Patch("sofa back", back, cover, 0.0025))
+        parts.append(Patch("sofa back", back, cover, 0.0025, wraps=True))
     pillow = cushion((0, 0, 0), (0.21, 0.075, 0.21), 0.75)
     tilt = bent(pillow, lambda g: np.stack([0 * g[..., 0], 0.35 * g[..., 2], 0 * g[..., 0]], -1))
     striped = m.striped_cloth(MUSTARD, (CREAM, BRICK_RED, NAVY))
@@ -101,7 +103,7 @@ def _row_of_books(rng: np.random.Generator, start: float, stop: float, floor: fl
     palette = (TEAL, MUSTARD, BRICK_RED, CREAM, NAVY, SAGE, ROSE, (0.25, 0.25, 0.24), (0.55, 0.20, 0.22))
     while x < stop - 0.03:
         if rng.uniform() < 0.05 and x < stop - 0.16:
-            parts += moved(pot(0.055, 0.13, tuple(rng.uniform(0.35, 0.8, 3))), (x + 0.075, -0.15, floor))
+            parts += moved(pot(0.055, 0.13, m.random_color(rng, 0.35, 0.8)), (x + 0.075, -0.15, floor))
             x += 0.155
             continue
         thick = rng.uniform(0.018, 0.048)
@@ -193,7 +195,7 @@ def _leaf_on_stem(rng: np.random.Generator, rise: float, reach: float) -> list[P
     blade = np.stack([x, stem[-1, 1] - v * outline, z], -1)
     return [
         Patch("stem", tube(stem, 0.006, 6), m.cloth((0.30, 0.40, 0.20)), 0.004, 0.08, wraps=True),
-        Patch("leaf", blade, m.leaf(tuple(np.clip(green, 0.05, 0.9))), 0.002, 0.03, gloss=0.12),
+        Patch("leaf", blade, m.leaf(m.as_color(green)), 0.002, 0.03, gloss=0.12),
     ]
 
 

@@ -42,7 +42,9 @@ class LightSample:
 class Light(Protocol):
     """Something that shines."""
 
-    samples: int
+    @property
+    def samples(self) -> int:
+        """How many samples of it each point takes."""
 
     def sample(self, points: npt.NDArray[np.float32], spots: npt.NDArray[np.float32]) -> LightSample:
         """Draws one sample per point [L, 3]; `spots` [L, 2] in 0..1 say where on the light."""
@@ -177,12 +179,12 @@ def _direct(
         hits = cast_rays(bvh, origins, towards, 0.0, 1.0, any_hit=True)
         seen = lit[hits.triangles.numpy() < 0]
         total[seen] += drawn.strength[seen] * cosine[seen, None]
-    return total / np.float32(light.samples)
+    return (total / light.samples).astype(np.float32)
 
 
 def _plastic(k: int) -> npt.NDArray[np.float32]:
     """The k-th point of a low-discrepancy sequence in the unit square (Roberts 2018, R2)."""
-    return np.array([0.7548776662 * (k + 1), 0.5698402909 * (k + 1)], np.float32) % 1.0
+    return np.array([0.7548776662 * (k + 1) % 1.0, 0.5698402909 * (k + 1) % 1.0], np.float32)
 
 
 def _cosine_directions(normals: npt.NDArray, k: int, samples: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -237,6 +239,6 @@ def _bounce(
         for k in range(samples):
             cells = met[k].long()
             gathered += source[torch.where(cells < 0, len(direct), cells)]
-        light = direct + gathered.numpy() / np.float32(samples)
+        light = direct + (gathered / samples).numpy()
         thrown[:-1] = light * albedo
     return light.astype(np.float32)

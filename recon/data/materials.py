@@ -50,6 +50,17 @@ class Canvas:
         return x, y
 
 
+def as_color(values: npt.ArrayLike) -> Color:
+    """Returns three numbers as a colour, held within 0.02 and 0.98."""
+    red, green, blue = (float(value) for value in np.clip(np.asarray(values, float), 0.02, 0.98))
+    return red, green, blue
+
+
+def random_color(rng: np.random.Generator, low: float, high: float) -> Color:
+    """Draws a colour with each channel between two values."""
+    return as_color(rng.uniform(low, high, 3))
+
+
 Painter = Callable[[Canvas], npt.NDArray[np.float32]]
 
 
@@ -97,15 +108,13 @@ def wallpaper(color: Color, motifs: tuple[Color, ...], per_m2: float = 55.0) -> 
     """Wallpaper with hand-painted twigs, each of its own shape, scattered without a repeat."""
 
     def paint(canvas: Canvas) -> npt.NDArray[np.float32]:
-        import cv2
-
         base = plaster(color, 0.8)(canvas)
         picture = np.clip(base * 255, 0, 255).astype(np.uint8)
         area = canvas.height * canvas.width * canvas.texel_m**2
         scale = 1.0 / canvas.texel_m
         for _ in range(int(per_m2 * area)):
             x, y = canvas.rng.uniform(0, canvas.width), canvas.rng.uniform(0, canvas.height)
-            _twig(cv2, picture, canvas.rng, np.array([x, y]), scale, motifs)
+            _twig(picture, canvas.rng, np.array([x, y]), scale, motifs)
         painted = picture.astype(np.float32) / 255.0
         return mottled(painted, canvas.noise(0.03, 3, 0.8), 0.04)
 
@@ -113,9 +122,11 @@ def wallpaper(color: Color, motifs: tuple[Color, ...], per_m2: float = 55.0) -> 
 
 
 def _twig(
-    cv2, picture: npt.NDArray, rng: np.random.Generator, foot: npt.NDArray, scale: float, motifs: tuple[Color, ...]
+    picture: npt.NDArray, rng: np.random.Generator, foot: npt.NDArray, scale: float, motifs: tuple[Color, ...]
 ) -> None:
     """Draws a bent stem with leaves on both sides, `scale` pixels to the metre."""
+    import cv2
+
     color = np.array(motifs[rng.integers(len(motifs))]) * rng.uniform(0.85, 1.12)
     shade = tuple(float(c) for c in np.clip(color * 255, 0, 255))
     heading, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-0.5, 0.5)
@@ -227,7 +238,7 @@ def cloth(color: Color, accent: Color | None = None, contrast: float = 1.0) -> P
         base = mottled(base, canvas.noise(0.006, 2, 1.0), 0.07 * contrast)
         base = mottled(base, canvas.noise(0.25, 4, 0.6), 0.07 * contrast)
         flecks = specks(canvas, 1200, (0.0015, 0.004))
-        return blend(base, accent or tuple(min(1.0, 1.5 * c + 0.05) for c in color), 0.55 * flecks)
+        return blend(base, accent or np.minimum(1.0, 1.5 * np.array(color) + 0.05), 0.55 * flecks)
 
     return paint
 

@@ -60,8 +60,8 @@ def write_photo(photo: npt.NDArray[np.uint8], path: Path, camera: Camera, config
     if config.photo_format == "png":
         image.save(path, compress_level=4)
         return
-    options = {"exif": _exif(camera)} if config.exif else {}
-    image.save(path, quality=config.jpeg_quality, subsampling=0 if config.jpeg_quality >= 90 else 2, **options)
+    exif = _exif(camera) if config.exif else b""
+    image.save(path, quality=config.jpeg_quality, subsampling=0 if config.jpeg_quality >= 90 else 2, exif=exif)
 
 
 def _exif(camera: Camera) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ def quad(top_left: Vector, right: Vector, down: Vector, rows: int = 2, columns: 
     )
 
 
-def box(name: str, low: Vector, high: Vector, painter: Painter, bottom: bool = False, **options) -> list[Patch]:
+def box(name: str, low: Vector, high: Vector, painter: Painter, bottom: bool = False, **options: Any) -> list[Patch]:
     """The sides of a box along the axes between two corners; its bottom only on request."""
     (x0, y0, z0), (x1, y1, z1) = low, high
     w, d, h = x1 - x0, y1 - y0, z1 - z0

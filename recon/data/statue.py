@@ -21,7 +21,7 @@ from recon.data.shapes import box, lathe, moved, quad
 from recon.data.stage import Set
 from recon.data.surfaces import Patch, Solid, Surface
 
-FloatArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
 TABLE_TOP_Z = 0.75
 # The lowest points of the plinth then stand on the runner.
 LIFT_M = 0.0085

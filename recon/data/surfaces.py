@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from recon.data.materials import Canvas, Painter
 
-FloatArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
 Picture = npt.NDArray[np.float32]
 
 
@@ -55,10 +55,21 @@ class Painted:
 class Surface(Protocol):
     """What the atlas, the lighting and the photographs need of a surface."""
 
-    name: str
-    gloss: float
-    emission: float
-    is_object: bool
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+
+    @property
+    def gloss(self) -> float:
+        """Strength of its highlight."""
+
+    @property
+    def emission(self) -> float:
+        """Radiance of its painted colours, 0 for what does not glow."""
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it belongs to the object that the capture is about."""
 
     def chart_shape(self) -> tuple[int, int]:
         """Returns height and width of the texture."""
@@ -179,7 +190,7 @@ class Patch:
         texture = linear_from_srgb(self.painter(Canvas(height, width, self.texel_m, rng)))
         rows, columns = self._light_shape()
         cells = cv2.resize(texture, (columns, rows), interpolation=cv2.INTER_AREA)
-        return Painted(texture, cells.reshape(-1, 3))
+        return Painted(texture, np.asarray(cells, np.float32).reshape(-1, 3))
 
     def spread(self, light: Picture) -> Picture:
         import cv2
@@ -191,10 +202,10 @@ class Patch:
         if pad:
             cells = np.concatenate([cells[:, -pad:], cells, cells[:, :pad]], 1)
         # A blur of less than a cell takes the noise of the light samples away.
-        cells = cv2.GaussianBlur(cells, (5, 5), 0.8, borderType=cv2.BORDER_REPLICATE)
+        smooth = cv2.GaussianBlur(cells, (5, 5), 0.8, borderType=cv2.BORDER_REPLICATE)
         scale = width / columns
         wide = width + round(2 * pad * scale)
-        picture = cv2.resize(cells, (wide, height), interpolation=cv2.INTER_LINEAR)
+        picture = np.asarray(cv2.resize(smooth, (wide, height), interpolation=cv2.INTER_LINEAR), np.float32)
         first = round(pad * scale)
         return picture[:, first : first + width].reshape(height, width, -1)
 
@@ -273,8 +284,8 @@ class Solid:
 
     def _texel_weights(self) -> FloatArray:
         """Weights [block², 3] of the corners at each texel of a block; beyond the long edge they extrapolate."""
-        v, u = np.meshgrid(np.arange(self._block), np.arange(self._block), indexing="ij")
-        u, v = u.ravel() / self.steps, v.ravel() / self.steps
+        row, column = np.meshgrid(np.arange(self._block), np.arange(self._block), indexing="ij")
+        u, v = column.ravel() / self.steps, row.ravel() / self.steps
         return np.stack([1 - u - v, u, v], -1)
 
     def _interpolated(self, values: npt.NDArray, weights: FloatArray) -> npt.NDArray:
