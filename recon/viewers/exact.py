@@ -2,17 +2,18 @@
 """Exact pictures: what our own renderer shows for the browser's camera, as the background of the browser's scene.
 
 The browser draws splats without harmonics, with rounded shapes and without the antialiasing filter; here the artist
-sees what was trained.  While the camera moves, pictures are small and quick; when it rests, one in full size follows.
-One thread renders for all browsers, so that many windows cost no more than one.
+sees what was trained: "always", with small quick pictures while the camera moves and a full one when it rests, or
+"resting", with the browser's own splats while it moves and the exact picture over them when it rests.  One thread
+renders for all browsers, so that many windows cost no more than one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,17 +38,34 @@ MOST_DEPTH = 160.0
 """viser's depth is a 24-bit number of hundredths of a millimetre-like unit: it ends at 167."""
 
 
+Mode = Literal["off", "resting", "always"]
+
+COVER_S = 0.12
+"""How long the browser may take to unpack a picture before the splats that it replaces are hidden."""
+
+
 @dataclass
 class _View:
-    """What one browser needs: `moved_s` is when its camera last changed, `sent` how good its picture is."""
+    """What one browser needs.
+
+    `moved_s` is when its camera last changed, `sent` how good its picture is (0 none, 1 small, 2 full), `covered`
+    whether the picture stands in place of the browser's splats.
+    """
 
     client: Any
     moved_s: float
     sent: int = 0
+    covered: bool = False
 
 
 class ExactPictures:
-    """Renders for every connected browser while it is on."""
+    """Renders for every connected browser while it is on.
+
+    Attributes:
+        share_of_time: the most of the time that may be spent on rendering, for training that goes on beside it.
+        on_cover: called with a browser's number and whether the picture now stands in place of its splats.
+        pictures_sent: counts them.
+    """
 
     def __init__(
         self,
@@ -55,7 +73,6 @@ class ExactPictures:
         stage: Stage,
         renderer: Renderer | None,
         background: tuple[float, float, float],
-        share_of_time: float = 1.0,
     ) -> None:
         """Starts, switched off.
 
@@ -64,18 +81,18 @@ class ExactPictures:
             stage: maps their cameras to the world.
             renderer: what to show; it can be changed by `show`.
             background: RGB in 0..1.
-            share_of_time: the most of the time that may be spent on rendering, for training that goes on beside it.
         """
-        self._server = server
         self._stage = stage
         self._renderer = renderer
         self._background = background
-        self.share_of_time = share_of_time
-        self._on = False
+        self.share_of_time = 1.0
+        self.on_cover: Callable[[int, bool], None] = lambda client_id, covered: None
+        self._mode: Mode = "off"
         self._views: dict[int, _View] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._moving_px = 400.0
+        self._last_problem = ""
         self.pictures_sent = 0
         server.on_client_connect(self._connected)
         server.on_client_disconnect(self._disconnected)
@@ -83,22 +100,26 @@ class ExactPictures:
         self._thread.start()
 
     @property
-    def is_on(self) -> bool:
-        """Whether pictures are being made."""
-        return self._on
+    def mode(self) -> Mode:
+        """When pictures are made."""
+        return self._mode
 
-    def switch(self, on: bool) -> None:
-        """Turns the pictures on or off; off clears them from every browser."""
+    def switch(self, mode: Mode) -> None:
+        """Chooses when pictures are made; those that are no longer wanted are cleared from every browser."""
         with self._changed:
-            self._on = on
+            self._mode = mode
             for view in self._views.values():
-                view.sent = 0
-                view.moved_s = 0.0
-            views = list(self._views.values())
+                view.sent, view.moved_s = 0, 0.0
+                if mode != "always":
+                    self._uncover(view)
             self._changed.notify()
-        if not on:
-            for view in views:
-                view.client.scene.set_background_image(None)
+
+    def _uncover(self, view: _View) -> None:
+        """Takes the picture away and gives the browser's own splats back; the lock is held."""
+        view.covered = False
+        self.on_cover(view.client.client_id, False)
+        view.client.scene.set_background_image(None)
+        view.client.flush()
 
     def show(self, renderer: Renderer) -> None:
         """Replaces the renderer, as training goes on."""
@@ -127,6 +148,8 @@ class ExactPictures:
                 if view is not None:
                     view.moved_s = time.monotonic()
                     view.sent = 0
+                    if view.covered and self._mode == "resting":
+                        self._uncover(view)
                     self._changed.notify()
 
     def _disconnected(self, client: Any) -> None:
@@ -149,52 +172,63 @@ class ExactPictures:
                 moved_s, renderer = view.moved_s, self._renderer
             assert renderer is not None
             started = time.perf_counter()
-            self._make_picture(view, renderer, full, moved_s)
+            try:
+                self._make_picture(view, renderer, full, moved_s)
+            except Exception as error:
+                # The thread must outlive what a renderer or a browser that is just leaving may raise.
+                self._tell(view.client, error)
             spent = time.perf_counter() - started
             if self.share_of_time < 1:
                 time.sleep(min(5.0, spent * (1 / self.share_of_time - 1)))
 
     def _next_job(self) -> tuple[_View, bool] | None:
         """Returns a view that needs a picture, and whether the full one; moving cameras go first."""
-        if not self._on or self._renderer is None:
+        if self._mode == "off" or self._renderer is None:
             return None
         now = time.monotonic()
         waiting = sorted(self._views.values(), key=lambda view: view.sent)
         for view in waiting:
             resting = now - view.moved_s > REST_S
-            if view.sent == 0 and not resting:
+            if view.sent == 0 and not resting and self._mode == "always":
                 return view, False
             if view.sent < 2 and resting:
                 return view, True
         return None
 
     def _waits_for_rest(self) -> bool:
-        return self._on and self._renderer is not None and any(view.sent == 1 for view in self._views.values())
+        return self._mode != "off" and any(view.sent < 2 for view in self._views.values())
 
     def _make_picture(self, view: _View, renderer: Renderer, full: bool, moved_s: float) -> None:
         """Renders and sends; a full picture of a camera that has moved meanwhile is not sent."""
-        with contextlib.suppress(AssertionError):
-            # viser asserts that a camera was heard of; a browser that has just connected may not have told its own.
-            state = view.client.camera
-            camera = self._stage.camera(state.wxyz, state.position, state.fov, state.image_width, state.image_height)
-            long_side = MOST_PX if full else round(self._moving_px)
-            started = time.perf_counter()
-            output = renderer.render(camera.fitted(long_side), RenderOptions(background=self._background, depth=True))
-            spent = time.perf_counter() - started
-            if not full:
-                # The time goes with the pixels; small steps keep the size from jumping about.
-                factor = float(np.clip(np.sqrt(WANTED_S / max(spent, 1e-4)), 0.7, 1.2))
-                self._moving_px = float(np.clip(self._moving_px * factor, LEAST_PX, MOST_PX))
-            elif view.moved_s != moved_s:
+        camera = camera_of(view.client, self._stage).fitted(MOST_PX if full else round(self._moving_px))
+        started = time.perf_counter()
+        output = renderer.render(camera, RenderOptions(background=self._background, depth=True))
+        picture = (output.rgb.clamp(0, 1) * 255).round().byte().cpu().numpy()
+        spent = time.perf_counter() - started
+        if not full:
+            # The time goes with the pixels; small steps keep the size from jumping about.
+            factor = float(np.clip(np.sqrt(WANTED_S / max(spent, 1e-4)), 0.7, 1.2))
+            self._moving_px = float(np.clip(self._moving_px * factor, LEAST_PX, MOST_PX))
+        depth = self._depth(output)
+        with self._changed:
+            if self._mode == "off" or (full and view.moved_s != moved_s):
                 return
-            picture = (output.rgb.clamp(0, 1) * 255).round().byte().cpu().numpy()
-            if not self._on:
-                return
-            view.client.scene.set_background_image(
-                picture, format="jpeg", jpeg_quality=92 if full else 70, depth=self._depth(output)
-            )
+            view.client.scene.set_background_image(picture, format="jpeg", jpeg_quality=92 if full else 70, depth=depth)
             view.client.flush()
             self.pictures_sent += 1
+        if self._mode == "resting":
+            time.sleep(COVER_S)
+            with self._changed:
+                if self._mode == "resting" and view.moved_s == moved_s:
+                    view.covered = True
+                    self.on_cover(view.client.client_id, True)
+
+    def _tell(self, client: Any, error: Exception) -> None:
+        """Shows a browser why it has no exact picture, once."""
+        text = f"{type(error).__name__}: {error}"
+        if text != self._last_problem and client.client_id in self._views:
+            self._last_problem = text
+            client.add_notification("The exact picture could not be made", text, color="red")
 
     def _depth(self, output: Any) -> npt.NDArray[np.float32] | None:
         """Returns the depth that hides what lies behind the picture, in browser units; empty places hide nothing."""

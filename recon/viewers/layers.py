@@ -32,30 +32,68 @@ THUMBNAIL_PX = 128
 CAMERA_COLOR = (120, 170, 255)
 
 
-def add_splats(
-    server: viser.ViserServer,
-    stage: Stage,
-    splats: Splats,
-    cameras: list[Camera],
-    progress: Progress = SILENT,
-    limit: int = MOST_SPLATS,
-) -> Any:
-    """Adds or replaces the splat layer and returns its handle."""
-    prepared = browser_splats(splats, cameras, limit)
-    if prepared.left_out:
-        shown = len(prepared.centers)
-        progress.log(
-            f"The browser gets the {shown:,} most visible of {shown + prepared.left_out:,} splats; "
-            "the exact picture uses all of them."
+class SplatLayer:
+    """The browser's own splats; every browser has its own copy, so that each may hide it behind an exact picture."""
+
+    def __init__(
+        self,
+        server: viser.ViserServer,
+        stage: Stage,
+        splats: Splats,
+        cameras: list[Camera],
+        progress: Progress = SILENT,
+        limit: int = MOST_SPLATS,
+    ) -> None:
+        self._stage = stage
+        self._prepared = browser_splats(splats, cameras, limit)
+        self._visible = True
+        self._covered: set[int] = set()
+        self.handles: dict[int, Any] = {}
+        if self._prepared.left_out:
+            shown = len(self._prepared.centers)
+            progress.log(
+                f"The browser gets the {shown:,} most visible of {shown + self._prepared.left_out:,} splats; "
+                "the exact picture uses all of them."
+            )
+        server.on_client_connect(self._connected)
+        server.on_client_disconnect(lambda client: self._disconnected(client.client_id))
+
+    def _connected(self, client: Any) -> None:
+        prepared = self._prepared
+        self.handles[client.client_id] = client.scene.add_gaussian_splats(
+            "/splats",
+            prepared.centers,
+            prepared.covariances,
+            prepared.colors,
+            prepared.opacities,
+            scale=prepared.node_scale * self._stage.scale,
+            visible=self._visible,
         )
-    return server.scene.add_gaussian_splats(
-        "/splats",
-        prepared.centers,
-        prepared.covariances,
-        prepared.colors,
-        prepared.opacities,
-        scale=prepared.node_scale * stage.scale,
-    )
+
+    def _disconnected(self, client_id: int) -> None:
+        self.handles.pop(client_id, None)
+        self._covered.discard(client_id)
+
+    @property
+    def visible(self) -> bool:
+        """Whether the layer is seen where no exact picture covers it."""
+        return self._visible
+
+    @visible.setter
+    def visible(self, visible: bool) -> None:
+        self._visible = visible
+        for client_id in list(self.handles):
+            self._apply(client_id)
+
+    def cover(self, client_id: int, covered: bool) -> None:
+        """Hides the splats of one browser, or gives them back."""
+        (self._covered.add if covered else self._covered.discard)(client_id)
+        self._apply(client_id)
+
+    def _apply(self, client_id: int) -> None:
+        handle = self.handles.get(client_id)
+        if handle is not None:
+            handle.visible = self._visible and client_id not in self._covered
 
 
 def add_points(

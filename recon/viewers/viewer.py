@@ -18,19 +18,20 @@ import numpy as np
 
 from recon.progress import SILENT, Progress
 from recon.viewers.content import Content, load_content
-from recon.viewers.exact import ExactPictures
-from recon.viewers.layers import CameraLayer, add_mesh, add_points, add_splats
+from recon.viewers.exact import ExactPictures, Mode
+from recon.viewers.layers import CameraLayer, SplatLayer, add_mesh, add_points
 from recon.viewers.server import close_server, open_server, url_of
 from recon.viewers.stage import Stage, find_stage
 
 if TYPE_CHECKING:
     from recon.render import Renderer
 
-Picture = Literal["exact", "splats", "nothing"]
+Picture = Literal["both", "exact", "splats", "nothing"]
 
 PICTURES: dict[str, Picture] = {
-    "Exact picture (rendered here)": "exact",
-    "Splats (drawn by the browser)": "splats",
+    "Splats, exact when resting": "both",
+    "Exact always": "exact",
+    "Splats of the browser": "splats",
     "Nothing": "nothing",
 }
 
@@ -56,7 +57,7 @@ class Viewer:
             host: a name of loopback.
             port: the port, or the first one tried; 0 takes any.
             progress: hears what was left out, and another port than the wanted one.
-            picture: what is seen at first; None takes the browser's splats where there are some.
+            picture: what is seen at first; None takes the best there is.
 
         Raises:
             ReconError: the host is not loopback, or no port is free.
@@ -76,8 +77,7 @@ class Viewer:
             close_server(self.server)
             raise
         available = list(self._choices(renderer is not None).values())
-        usual: Picture = "splats" if "splats" in available else available[0]
-        self.set_picture(picture if picture is not None and picture in available else usual)
+        self.set_picture(picture if picture is not None and picture in available else available[0])
 
     @property
     def url(self) -> str:
@@ -116,17 +116,19 @@ class Viewer:
         self._checkboxes[name].value = visible
 
     def set_picture(self, picture: Picture) -> None:
-        """Chooses between the exact picture, the browser's splats and neither."""
+        """Chooses between the exact picture, the browser's splats, both by turns and neither."""
+        modes: dict[Picture, Mode] = {"both": "resting", "exact": "always", "splats": "off", "nothing": "off"}
         if "splats" in self.layers:
-            self.layers["splats"].visible = picture == "splats"
-        self.exact.switch(picture == "exact")
+            self.layers["splats"].visible = picture in ("both", "splats")
+        self.exact.switch(modes[picture])
         label = next(label for label, value in PICTURES.items() if value == picture)
         if self._dropdown is not None and self._dropdown.value != label:
             self._dropdown.value = label
 
     def _choices(self, has_renderer: bool) -> dict[str, Picture]:
         """Returns what there is to choose from, by label."""
-        available = {"exact": has_renderer, "splats": "splats" in self.layers, "nothing": True}
+        has_splats = "splats" in self.layers
+        available = {"both": has_renderer and has_splats, "exact": has_renderer, "splats": has_splats, "nothing": True}
         return {label: value for label, value in PICTURES.items() if available[value]}
 
     def _set_first_view(self) -> None:
@@ -141,7 +143,8 @@ class Viewer:
         scene = content.scene
         if content.splats is not None and len(content.splats):
             cameras = [frame.camera for frame in scene.frames] if scene else []
-            self.layers["splats"] = add_splats(server, stage, content.splats, cameras, progress)
+            self.layers["splats"] = SplatLayer(server, stage, content.splats, cameras, progress)
+            self.exact.on_cover = self.layers["splats"].cover
         if content.mesh is not None and len(content.mesh.faces):
             self.layers["mesh"] = add_mesh(server, stage, content.mesh, progress)
             # Over splats the mesh would hide them; alone it is what was asked for.
@@ -166,8 +169,8 @@ class Viewer:
                 self._dropdown = gui.add_dropdown(
                     "Picture",
                     tuple(choices),
-                    hint="The browser draws splats without view-dependent colour; the exact picture shows what was "
-                    "trained.",
+                    hint="The browser draws splats fast but without view-dependent colour; the exact picture, "
+                    "rendered by recon, shows what was trained.",
                 )
                 self._dropdown.on_update(lambda event: self.set_picture(choices[event.target.value]))
             for name in ("cameras", "points", "mesh"):

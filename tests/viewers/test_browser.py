@@ -115,7 +115,7 @@ def test_the_browser_shows_the_splats_that_we_render(opened: Opened, pictures: P
     assert correlation(canvas(opened.page), right) < 0.1
     opened.viewer.set_picture("splats")
     wait_for(lambda: opened.shows(25, 0.97), "the splats are back")
-    opened.viewer.layers["splats"].position = (0.0, 0.0, 0.5)
+    opened.viewer.layers["splats"].handles[opened.client.client_id].position = (0.0, 0.0, 0.5)
     wait_for(lambda: not opened.shows(25, 0.97), "splats that are half a unit too high are noticed")
     assert opened.page.foreign_requests == []
 
@@ -131,6 +131,20 @@ def test_the_exact_picture_is_exact_and_follows_the_camera(opened: Opened, pictu
     wait_for(lambda: opened.shows(36, 0.995), "the exact picture follows")
     opened.viewer.set_picture("splats")
     wait_for(lambda: opened.shows(25, 0.97), "the splats follow too")
+
+
+def test_the_exact_picture_takes_over_when_the_camera_rests(opened: Opened) -> None:
+    wait_for(lambda: opened.shows(25, 0.97), "the splats are seen")
+    opened.viewer.set_picture("both")
+    handle = opened.viewer.layers["splats"].handles[opened.client.client_id]
+    wait_for(lambda: not handle.visible, "the picture stands in place of the splats")
+    wait_for(lambda: opened.shows(36, 0.995), "the exact picture is seen")
+    opened.client.camera.position = (-2.5, 1.5, 2.0)
+    opened.client.camera.look_at = (0.0, 0.2, 0.3)
+    wait_for(lambda: opened.viewer.exact.pictures_sent >= 2 and not handle.visible, "the next picture is there")
+    wait_for(lambda: opened.shows(36, 0.995), "it is exact")
+    opened.viewer.set_picture("splats")
+    wait_for(lambda: handle.visible and opened.shows(25, 0.97), "the splats are back")
 
 
 def magenta(picture: np.ndarray) -> int:
@@ -173,9 +187,7 @@ def test_cameras_show_their_photographs_and_take_one_there(opened: Opened, pictu
 
 def test_the_panel_switches_layers(opened: Opened, pictures: Path | None) -> None:
     wait_for(lambda: opened.shows(25, 0.97), "the splats are seen")
-    opened.page.get_by_text("Splats (drawn by the browser)").or_(
-        opened.page.locator("input[value^='Splats (drawn']")
-    ).first.click()
+    opened.page.locator("input[value^='Splats of']").first.click()
     opened.page.get_by_text("Nothing", exact=True).first.click()
     wait_for(lambda: canvas(opened.page).std() < 3, "nothing is chosen in the panel")
     opened.viewer.set_layer("points", True)

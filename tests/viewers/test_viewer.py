@@ -143,13 +143,13 @@ def test_every_kind_of_content_opens(world: Any) -> None:
     for name, content in contents.items():
         with open_viewer(content, port=0) as viewer:
             layers[name] = {key: getattr(layer, "visible", True) for key, layer in viewer.layers.items()}
-            layers[name]["exact"] = viewer.exact.is_on
-    assert layers["splats"] == {"splats": True, "exact": False}
-    assert layers["mesh"] == layers["plain mesh"] == {"mesh": True, "exact": False}
-    assert layers["scene"] == {"points": True, "cameras": True, "exact": False}
-    assert layers["any renderer"] == {"points": False, "cameras": True, "exact": True}
-    assert layers["all"] == {"splats": True, "mesh": False, "points": False, "cameras": True, "exact": False}
-    assert layers["nothing in it"] == {"exact": False}
+            layers[name]["exact"] = viewer.exact.mode
+    assert layers["splats"] == {"splats": True, "exact": "resting"}
+    assert layers["mesh"] == layers["plain mesh"] == {"mesh": True, "exact": "off"}
+    assert layers["scene"] == {"points": True, "cameras": True, "exact": "off"}
+    assert layers["any renderer"] == {"points": False, "cameras": True, "exact": "always"}
+    assert layers["all"] == {"splats": True, "mesh": False, "points": False, "cameras": True, "exact": "resting"}
+    assert layers["nothing in it"] == {"exact": "off"}
 
 
 def test_files_and_folders_are_told_apart(tmp_path: Path, world: Any) -> None:
@@ -206,7 +206,7 @@ def test_large_content_is_thinned_with_a_message(world: Any, monkeypatch: pytest
     server = open_server("127.0.0.1", 0, "recon")
     try:
         stage = find_stage(Content("a", scene=world.scene))
-        layers.add_splats(server, stage, world.splats, [], log, limit=100)  # type: ignore[arg-type]
+        layers.SplatLayer(server, stage, world.splats, [], log, limit=100)  # type: ignore[arg-type]
         points = layers.add_points(server, stage, world.scene.points, log, limit=50)  # type: ignore[arg-type]
         assert points.points.shape == (50, 3)
         monkeypatch.setattr(layers, "MOST_THUMBNAILS", 3)
