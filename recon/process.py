@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 
 from recon.capture.calibration import read_calibration
 from recon.capture.masks import MaskFolder
-from recon.capture.photos import prepare_photos, verify_photo
+from recon.capture.photos import find_photos, prepare_photos, verify_photo
 from recon.capture.prepared import (
     CameraGrouping,
     Known,
@@ -46,8 +45,8 @@ from recon.files import (
 )
 from recon.formats.colmap import find_model, read_model
 from recon.progress import SILENT, Progress
-from recon.scene import Scene, SparsePoints
-from recon.scene_io import is_scene, load_scene, save_scene
+from recon.scene import Frame, Scene, SparsePoints
+from recon.scene_io import is_scene, link_or_copy, load_scene, save_scene
 from recon.sfm.contracts import SfmConfig, SfmResult
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ class ProcessConfig:
         cameras: which photos share a camera: those whose EXIF and size agree, all of one size, or none.
         lens: "fisheye" for lenses that bend straight lines strongly.
         poses: "ignore" recovers poses although the input has some.
+        triangulate: whether imported poses without points get points, triangulated from the photos.
         enough_posed: share of the photos, 0 to 1, below which the result needs a look.
         sfm: how poses are recovered.
     """
@@ -80,6 +80,7 @@ class ProcessConfig:
     cameras: CameraGrouping = "auto"
     lens: LensKind = "auto"
     poses: Literal["auto", "ignore"] = "auto"
+    triangulate: bool = True
     enough_posed: float = 0.8
     sfm: SfmConfig = field(default_factory=SfmConfig)
 
@@ -178,7 +179,7 @@ def process(
     source = identify_source(source_path, out, ignore_poses=config.poses == "ignore")
     check_apart(source_path, out)
     ensure_output_directory(out)
-    key = fingerprint(VERSION, _input_key(source, config), config.enough_posed, replace(config.sfm, threads=0))
+    key = _key(source, config)
     finished = _finished(out, key)
     if finished is not None:
         progress.log(f"{out} is up to date: {finished.posed} of {finished.photos} photos posed")
@@ -190,7 +191,7 @@ def process(
     if source.kind in ("photos", "video"):
         outcome = _recover(source, out, config, progress)
     else:
-        outcome = _import(source, config, progress)
+        outcome = _import(source, out, config, progress)
     save_scene(outcome.scene, out, outcome.model)
     _remove_outdated(out, before, outcome)
     report = _report(outcome, out, config, time.perf_counter() - start)
@@ -204,14 +205,14 @@ def process(
 
 def _input_key(source: Source, config: ProcessConfig) -> str:
     """Returns a hash of the input's files and of the options that shape the prepared photos."""
-    if source.kind == "photos":
-        files: Iterable[Path] = (photo.path for photo in source.photos)
-    elif source.kind in ("video", "transforms.json"):
-        files = [source.path]
-    else:
-        model = find_model(source.path)
-        parts = [*sorted(model.iterdir())] if model is not None else []
-        files = [*parts, *(path for path in [source.path / "scene.json"] if path.is_file())]
+    files = [photo.path for photo in source.photos]
+    if source.kind in ("video", "transforms.json"):
+        files.append(source.path)
+    if source.kind not in ("photos", "video"):
+        folder = source.path.parent if source.path.is_file() else source.path
+        model = find_model(folder)
+        files += sorted(path for path in model.iterdir() if path.is_file()) if model is not None else []
+        files += [photo.path for photo in find_photos(folder)] + [p for p in [folder / "scene.json"] if p.is_file()]
     masks = MaskFolder(config.masks).files() if config.masks is not None else []
     calibration = config.calibration
     if calibration is not None and not calibration.is_file():
@@ -227,6 +228,13 @@ def _input_key(source: Source, config: ProcessConfig) -> str:
         config.frames if source.kind == "video" else 0,
         config.cameras,
         config.lens,
+    )
+
+
+def _key(source: Source, config: ProcessConfig) -> str:
+    """Returns a hash of everything that shapes the result."""
+    return fingerprint(
+        _input_key(source, config), config.triangulate, config.enough_posed, replace(config.sfm, threads=0)
     )
 
 
@@ -319,32 +327,8 @@ def _prepared(source: Source, folder: Path, config: ProcessConfig, progress: Pro
     return prepared
 
 
-def _import(source: Source, config: ProcessConfig, progress: Progress) -> Outcome:
+def _import(source: Source, out: Path, config: ProcessConfig, progress: Progress) -> Outcome:
     """Takes existing poses; photos that are missing or damaged are left out and reported."""
-    skipped: list[SkippedFile] = []
-    if source.kind == "transforms.json":
-        from recon.formats.transforms_json import read_transforms
-
-        result = read_transforms(source.path)
-        scene = result.scene
-        skipped += [SkippedFile(name, "the file does not exist") for name in result.missing]
-        model = None
-    else:
-        scene = load_scene(source.path)
-        folder = find_model(source.path)
-        model = read_model(folder) if folder is not None else None
-        if model is not None:
-            there = {frame.name for frame in scene.frames}
-            names = sorted(image.name for image in model.images)
-            skipped += [SkippedFile(name, "the file does not exist") for name in names if name not in there]
-    with progress.stage("Checking photos", len(scene.frames), "photos") as stage, ThreadPoolExecutor(2) as pool:
-        frames = []
-        for frame, reason in zip(scene.frames, pool.map(lambda f: verify_photo(f.image_path), scene.frames)):
-            stage.advance()
-            if reason is None:
-                frames.append(frame)
-            else:
-                skipped.append(SkippedFile(frame.name, reason))
     if config.masks is not None:
         raise ReconError(
             "reading the masks",
@@ -352,6 +336,15 @@ def _import(source: Source, config: ProcessConfig, progress: Progress) -> Outcom
             "masks named in the input (`mask_path`, or a folder masks/)",
             "put them there, or recover the poses anew with --poses ignore",
         )
+    scene, model, skipped = _read_posed(source)
+    frames = []
+    with progress.stage("Checking photos", len(scene.frames), "photos") as stage, ThreadPoolExecutor(2) as pool:
+        for frame, found in zip(scene.frames, pool.map(lambda f: verify_photo(f.image_path), scene.frames)):
+            stage.advance()
+            if isinstance(found, str):
+                skipped.append(SkippedFile(frame.name, found))
+            else:
+                frames.append(_at_size(frame, found))
     if len(frames) < 2:
         raise ReconError(
             f"reading the photos of {source.path}",
@@ -361,12 +354,62 @@ def _import(source: Source, config: ProcessConfig, progress: Progress) -> Outcom
         )
     for file in skipped:
         progress.log(f"Left out {file.name}: {file.reason}")
-    if len(frames) != len(scene.frames) or (model is not None and len(model.images) != len(frames)):
-        # Tracks would refer to images that are gone.
+    if frames != list(scene.frames) or (model is not None and len(model.images) != len(frames)):
+        # Tracks would refer to images that are gone, or to pixels of another size.
         model = None
     scene = replace(scene, frames=tuple(frames))
-    note = f"{len(frames)} poses taken from the {source.kind}"
-    return Outcome(scene, Prepared((), (), tuple(skipped), notes=(note,)), source.path, source.kind, None, model)
+    notes = [f"{len(frames)} poses taken from the {source.kind}"]
+    if len(scene.points) == 0 and config.triangulate:
+        scene, model = _triangulated(scene, out, config, progress, notes)
+    return Outcome(scene, Prepared((), (), tuple(skipped), notes=tuple(notes)), source.path, source.kind, None, model)
+
+
+def _read_posed(source: Source) -> tuple[Scene, ColmapModel | None, list[SkippedFile]]:
+    """Reads a scene with poses, its COLMAP model where it has one, and what is listed but not there."""
+    if source.kind == "transforms.json":
+        from recon.formats.transforms_json import read_transforms
+
+        result = read_transforms(source.path)
+        return result.scene, None, [SkippedFile(name, "the file does not exist") for name in result.missing]
+    scene = load_scene(source.path)
+    folder = find_model(source.path)
+    model = read_model(folder) if folder is not None else None
+    there = {frame.name for frame in scene.frames}
+    gone = sorted(image.name for image in model.images if image.name not in there) if model is not None else []
+    return scene, model, [SkippedFile(name, "the file does not exist") for name in gone]
+
+
+def _at_size(frame: Frame, size: tuple[int, int]) -> Frame:
+    """Returns the frame with its camera at the size of its photo, where that is a scaled copy."""
+    camera = frame.camera
+    if size == (camera.width, camera.height):
+        return frame
+    if abs(camera.width * size[1] - camera.height * size[0]) > 0.02 * camera.width * size[1]:
+        raise ReconError(
+            f"reading the photo {frame.image_path}",
+            f"it has {size[0]}×{size[1]} pixels",
+            f"{camera.width}×{camera.height} as its camera says, or the same shape",
+        )
+    return replace(frame, camera=camera.resized(*size))
+
+
+def _triangulated(
+    scene: Scene, out: Path, config: ProcessConfig, progress: Progress, notes: list[str]
+) -> tuple[Scene, ColmapModel | None]:
+    """Gives a scene without points some, since training begins from them."""
+    from recon.capture.triangulate import triangulate
+
+    with atomic_directory(out / "work" / "prepared-imported") as staging:
+        for frame in scene.frames:
+            link_or_copy(frame.image_path, staging / "images" / frame.name)
+            if frame.mask_path is not None:
+                link_or_copy(frame.mask_path, staging / "masks" / f"{frame.name}.png")
+    result = triangulate(scene, out / "work" / "prepared-imported", config.sfm, out / "work" / "sfm", progress)
+    if result is None:
+        notes.append("No points could be triangulated with these poses: they may not fit the photos")
+        return scene, None
+    notes.append(f"{len(result[0].points)} points triangulated with the poses as given")
+    return result
 
 
 def _report(outcome: Outcome, out: Path, config: ProcessConfig, seconds: float) -> ProcessReport:
@@ -416,6 +459,10 @@ def _attention(outcome: Outcome, photos: int, error_px: float | None, config: Pr
         reasons.append(
             f"The mean reprojection error is {error_px:.1f} px (good captures stay below 1): expect blur. Blurred"
             " photos, moving things or a wrong --calibration are the usual causes."
+        )
+    if outcome.sfm is None and not len(outcome.scene.points) and config.triangulate:
+        reasons.append(
+            "No points fit the given poses and the photos: the poses may be wrong, or belong to other photos."
         )
     if outcome.sfm is not None and len(outcome.scene.points) < 20 * posed:
         reasons.append(

@@ -230,8 +230,39 @@ class TestExistingPoses:
         assert (report.source, report.posed, report.points) == ("scene", 6, 240)
         assert_whole(tmp_path / "scene", 6)
 
+    def test_points_are_triangulated(self, captures: Path, tmp_path: Path) -> None:
+        """Five photos of the fox with their given poses; the points that fit them come with tracks and colours."""
+        document = json.loads((captures / "fox" / "transforms.json").read_text())
+        there = [f for f in document["frames"] if (captures / "fox" / f["file_path"]).is_file()]
+        document["frames"] = there[:5]
+        folder = tmp_path / "fox"
+        (folder / "images").mkdir(parents=True)
+        for frame in document["frames"]:
+            with Image.open(captures / "fox" / frame["file_path"]) as image:
+                image.resize((360, 640), Image.Resampling.LANCZOS).save(folder / frame["file_path"], quality=95)
+        (folder / "transforms.json").write_text(json.dumps(document))
+        report = process(folder, tmp_path / "scene", ProcessConfig(sfm=SfmConfig(threads=2)))
+        assert (report.source, report.posed) == ("transforms.json", 5)
+        assert report.points > 150
+        assert report.mean_error_px is not None
+        assert report.mean_error_px < 1.5
+        assert report.mean_track_length > 2
+        scene = load_scene(tmp_path / "scene")
+        assert scene.frames[0].camera.width == 360
+        assert scene.points.colors.std() > 10
+        assert not list((tmp_path / "scene" / "work").glob("prepared-*"))
+
+    def test_poses_that_do_not_fit_are_said(self, photos: Path, tmp_path: Path, recovery: Recovery) -> None:
+        process(photos, tmp_path / "first")
+        write_transforms(load_scene(tmp_path / "first"), tmp_path / "first" / "transforms.json")
+        shutil.rmtree(tmp_path / "first" / "sparse")
+        (tmp_path / "first" / "scene.json").unlink()
+        report = process(tmp_path / "first", tmp_path / "scene")
+        assert report.points == 0
+        assert "poses may be wrong" in report.attention[0]
+
     def test_fox(self, captures: Path, tmp_path: Path) -> None:
-        report = process(captures / "fox", tmp_path / "scene")
+        report = process(captures / "fox", tmp_path / "scene", ProcessConfig(triangulate=False))
         assert (report.source, report.posed) == ("transforms.json", 50)
         assert len(report.skipped) == 17
         assert len(load_scene(tmp_path / "scene").frames) == 50

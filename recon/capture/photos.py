@@ -354,11 +354,10 @@ def _with_times(photos: list[PreparedPhoto], placed: list[_Placed]) -> tuple[Pre
     return tuple(result)
 
 
-def verify_photo(path: Path) -> str | None:
-    """Returns why a photo cannot be used, or None if it can."""
+def verify_photo(path: Path) -> tuple[int, int] | str:
+    """Returns the size of a photo as stored, or why it cannot be used."""
     try:
         with opened(path) as image:
-            _verified(image)
+            return _verified(image)[1]
     except ReconError as error:
         return error.found
-    return None
