@@ -22,7 +22,7 @@ constexpr float kLn2 = 0.693147180559945309f;
 // The exponent x of alpha = 2^x.
 template <class F>
 RECON_FN F log2_alpha(F w, F base) {
-    return fma_(-w, w, base);
+    return fnma_(w, w, base);
 }
 
 template <class F>
@@ -45,7 +45,7 @@ RECON_FN AlphaSample<F> alpha_sample(F log2_alpha_value, MaskOf<F> taken) {
 // h for a Gaussian of weight T · alpha; `rest` is S − T_end dL/dA.
 template <class F>
 RECON_FN F log_alpha_gradient(F weight, F alpha, F v, F rest) {
-    return fma_(weight, v, -(rest * alpha) * reciprocal_(F(1.0f) - alpha));
+    return fnma_(rest * alpha, reciprocal_(F(1.0f) - alpha), weight * v);
 }
 
 }  // namespace recon

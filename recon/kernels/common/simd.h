@@ -94,6 +94,8 @@ RECON_FN Pack gather(const float* base, const int32_t* index) {
     return _mm512_i32gather_ps(_mm512_loadu_si512(index), base, 4);
 }
 RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+// c - a * b
+RECON_FN Pack fnma_(Pack a, Pack b, Pack c) { return _mm512_fnmadd_ps(a.v, b.v, c.v); }
 RECON_FN Pack fmin_(Pack a, Pack b) { return _mm512_min_ps(a.v, b.v); }
 RECON_FN Pack fmax_(Pack a, Pack b) { return _mm512_max_ps(a.v, b.v); }
 RECON_FN Pack sqrt_(Pack a) { return _mm512_sqrt_ps(a.v); }
@@ -202,6 +204,7 @@ RECON_FN Pack gather(const float* base, const int32_t* index) {
     return r;
 }
 RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return a.v * b.v + c.v; }
+RECON_FN Pack fnma_(Pack a, Pack b, Pack c) { return c.v - a.v * b.v; }
 RECON_FN Pack fmin_(Pack a, Pack b) { return a.v < b.v ? a.v : b.v; }
 RECON_FN Pack fmax_(Pack a, Pack b) { return a.v > b.v ? a.v : b.v; }
 RECON_FN Pack select(Mask m, Pack a, Pack b) { return m.m ? a.v : b.v; }
@@ -301,7 +304,7 @@ RECON_FN Pack exp2_(Pack a, Mask m) {
 RECON_FN Pack reciprocal_(Pack a) {
 #if RECON_AVX512
     const Pack r(_mm512_rcp14_ps(a.v));
-    return fma_(r, fma_(-a, r, Pack(1.0f)), r);
+    return fma_(r, fnma_(a, r, Pack(1.0f)), r);
 #else
     return Pack(1.0f) / a;
 #endif
@@ -337,5 +340,7 @@ using MaskOf = typename MaskOfT<F>::type;
 
 RECON_FN float fma_(float a, float b, float c) { return a * b + c; }
 RECON_FN double fma_(double a, double b, double c) { return a * b + c; }
+RECON_FN float fnma_(float a, float b, float c) { return c - a * b; }
+RECON_FN double fnma_(double a, double b, double c) { return c - a * b; }
 
 }  // namespace recon
