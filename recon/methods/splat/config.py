@@ -11,12 +11,12 @@ from recon.methods.config import Checked, TrainConfig, ranged
 
 @dataclass(frozen=True)
 class RateConfig(Checked):
-    """Adam's learning rates.  Only the position's rate falls over the run."""
+    """Adam's learning rates.  Only those of positions and of refined poses fall over the run."""
 
     position: float = ranged(4e-4, 0.0, 1.0)
     """At the start, in scene extents per step; 0 to 1."""
     position_end_ratio: float = ranged(0.01, 0.0, 1.0)
-    """The position's rate at the last step over that at the first, falling exponentially; above 0 to 1."""
+    """The position's (and pose's) rate at the last step over that at the first, falling exponentially; 0 to 1."""
     scale: float = ranged(5e-3, 0.0, 1.0)
     """Of the log scales, per step; 0 to 1."""
     rotation: float = ranged(1e-3, 0.0, 1.0)

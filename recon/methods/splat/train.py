@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from recon.scene import View
 
 _BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
+# Splats that are still far from the scene would push the poses about.
+_POSES_WAIT = 0.1
 
 
 class SplatTrainer:
@@ -66,7 +68,7 @@ class SplatTrainer:
         loss.backward()
         self._penalise()
         self._density.observe(raster)
-        rate = self._position_rate(step)
+        rate = config.rates.position * self._extent * self._decay(step)
         self._update(step, rate, raster.visible)
         self._density.update(self._parameters, DensityContext(step, self._extent, rate))
         return numbers
@@ -87,7 +89,7 @@ class SplatTrainer:
         if self._config.sh_every > 0:
             degree = min(degree, int(step / (self._config.sh_every * self._config.steps)))
         pose = target.cam_from_world
-        if self._poses is not None:
+        if self._poses is not None and self._refines_poses(step):
             pose = self._poses.apply(view_index, pose)
         options = RasterizeOptions(background=background, sh_degree=degree)
         return rasterize(self._parameters.splats, target.camera, options, pose, backend=self._config.backend)
@@ -132,14 +134,16 @@ class SplatTrainer:
                 self._kernels,
             )
             parameter.value.grad = None
-        if self._poses is not None:
-            self._poses.update(step, rates.pose)
+        if self._poses is not None and self._refines_poses(step):
+            self._poses.update(step, rates.pose * self._decay(step))
         if self._exposure is not None:
             self._exposure.update(step, rates.exposure)
 
-    def _position_rate(self, step: int) -> float:
-        rates = self._config.rates
-        return rates.position * self._extent * rates.position_end_ratio ** (step / self._config.steps)
+    def _refines_poses(self, step: int) -> bool:
+        return step > _POSES_WAIT * self._config.steps
+
+    def _decay(self, step: int) -> float:
+        return self._config.rates.position_end_ratio ** (step / self._config.steps)
 
     def snapshot(self) -> SplatRenderer:
         return SplatRenderer(self._parameters.copied(), backend=self._config.backend)
