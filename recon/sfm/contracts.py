@@ -91,7 +91,7 @@ class SfmConfig:
     Attributes:
         pairs: which photos are compared: all with all, those that look alike, or neighbours in time with loops.
         mapper: "auto" is incremental first, global as a later rung of the ladder.
-        max_features: SIFT features kept per photo on the first rung; 0 takes 4096, or 8192 for up to 40 photos.
+        max_features: SIFT features kept per photo on the first rung.
         max_image_side: photos are scaled down to this longer side (pixels) for feature detection on the first rung.
         ladder: whether to retry with slower settings while photos stay unposed.
         enough_posed: share of the photos, 0 to 1, at which the ladder stops.
@@ -102,7 +102,7 @@ class SfmConfig:
 
     pairs: PairStrategy = "auto"
     mapper: MapperKind = "auto"
-    max_features: int = 0
+    max_features: int = 4096
     max_image_side: int = 1600
     ladder: bool = True
     enough_posed: float = 1.0

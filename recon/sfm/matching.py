@@ -26,6 +26,7 @@ FloatArray = npt.NDArray[np.float64]
 Pair = tuple[int, int]
 
 _ROWS = 256
+_SQUARED_NORM = 512.0**2
 _PAIRS_PER_FILE = 256
 
 
@@ -82,13 +83,28 @@ def match_descriptors(
         np.maximum(column_best, products.max(0), out=column_best)
         products[index, nearest] = -1.0
         next_value[rows] = products.max(1)
-    one, two = np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        angle = np.arccos(np.clip(best_value / (one * two[best]), -1.0, 1.0))
-        next_angle = np.arccos(np.clip(np.maximum(next_value, 0.0) / (one * 512.0), -1.0, 1.0))
-    good = (angle <= options.max_angle_rad) & (angle < options.max_ratio * next_angle)
-    good &= (column_best[best] <= best_value) & (best_value > 0)
-    return np.stack([np.nonzero(good)[0], best[good]], 1).astype(np.uint32)
+    good = _distinct(best_value, next_value, options) & (column_best[best] <= best_value) & (best_value > 0)
+    rows_left = np.nonzero(good)[0]
+    if len(rows_left) == 0:
+        return np.zeros((0, 2), np.uint32)
+    # The ratio must hold the other way round too; few columns are left, so their products are made once more.
+    back = second[best[rows_left]] @ np.ascontiguousarray(first.T)
+    if allowed is not None:
+        for start in range(0, count, _ROWS):
+            rows = slice(start, min(start + _ROWS, count))
+            back[:, rows] *= allowed(rows)[:, best[rows_left]].T
+    back[np.arange(len(rows_left)), rows_left] = -1.0
+    kept = rows_left[_distinct(best_value[rows_left], back.max(1), options)]
+    return np.stack([kept, best[kept]], 1).astype(np.uint32)
+
+
+def _distinct(
+    best: npt.NDArray[np.float32], second_best: npt.NDArray[np.float32], options: MatchOptions
+) -> npt.NDArray[np.bool_]:
+    """Whether the best inner product is near enough, and clearly nearer than the second best."""
+    angle = np.arccos(np.clip(best / _SQUARED_NORM, 0.0, 1.0))
+    next_angle = np.arccos(np.clip(second_best / _SQUARED_NORM, 0.0, 1.0))
+    return (angle <= options.max_angle_rad) & (angle < options.max_ratio * next_angle)
 
 
 def verify(

@@ -34,7 +34,6 @@ from recon.sfm.summary import explain_failure, load_result, save_result, summari
 
 DOING = "recovering the camera poses"
 ALL_PAIRS_UP_TO = 60
-FEW_PHOTOS = 40
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,9 @@ def ladder(photos: SfmInput, config: SfmConfig) -> list[Rung]:
     """Returns the attempts to make, in order, until enough photos are posed."""
     side = max(max(camera.width, camera.height) for camera in photos.cameras)
     count = len(photos.names)
-    wanted = config.max_features or (8192 if count <= FEW_PHOTOS else 4096)
-    quick = FeatureOptions(wanted, config.max_image_side)
+    quick = FeatureOptions(config.max_features, config.max_image_side)
     many = FeatureOptions(
-        max(8192, 2 * wanted),
+        max(8192, 2 * config.max_features),
         max(2400, config.max_image_side),
         min_side=min(1280, 2 * side),
         contrast=0.008,

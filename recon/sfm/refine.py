@@ -92,7 +92,7 @@ def adjust(
     options.print_summary = False
     options.refine_principal_point = move_centers
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
-    options.ceres.loss_function_scale = float(np.clip(1.5 * noise, 0.5, 4.0))
+    options.ceres.loss_function_scale = float(np.clip(noise, 0.1, 4.0))
     options.ceres.solver_options.num_threads = 1
     options.ceres.solver_options.max_num_iterations = 50
     options.ceres.solver_options.function_tolerance = 1e-6
@@ -119,14 +119,14 @@ def adjust(
 
 
 def drop_outliers(model: Any, features: Sequence[Features]) -> int:
-    """Takes away observations with an error above four medians (1 to 4 pixels) and points seen under tiny angles."""
+    """Takes away observations with an error above six medians (0.75 to 4 px) and points seen under tiny angles."""
     import pycolmap
 
     errors = read_observations(model, features).errors_px
     errors = errors[np.isfinite(errors)]
     if len(errors) == 0:
         return 0
-    limit = float(np.clip(4.0 * np.median(errors), 1.0, 4.0))
+    limit = float(np.clip(6.0 * np.median(errors), 0.75, 4.0))
     return int(pycolmap.ObservationManager(model).filter_all_points3D(limit, LEAST_ANGLE_DEG))
 
 
@@ -209,7 +209,7 @@ def _try_second_coefficient(
     ]
     if not candidates:
         return model
-    scale = float(np.clip(1.5 * np.median(read_observations(model, features).errors_px), 0.5, 4.0))
+    scale = float(np.clip(np.median(read_observations(model, features).errors_px), 0.1, 4.0))
     plain_cost = _robust_cost(model, features, scale)
     richer = pycolmap.Reconstruction(model)
     for camera_id in candidates:
