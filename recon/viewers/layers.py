@@ -29,6 +29,9 @@ MOST_SPLATS = 1_000_000
 MOST_THUMBNAILS = 400
 THUMBNAIL_PX = 128
 
+NEAR_SIZES = 5.0
+"""Frusta nearer than so many of their sizes are hidden."""
+
 CAMERA_COLOR = (120, 170, 255)
 
 
@@ -147,18 +150,21 @@ def simplified(mesh: Mesh, faces: int) -> Mesh:
 
 
 class CameraLayer:
-    """The frusta of a scene's cameras; a click on one flies there, thumbnails arrive in the background."""
+    """The frusta of a scene's cameras; a click on one flies there, thumbnails arrive in the background.
+
+    Those that are so near to the eye that they would fill the window are hidden.  (The scene is one for all browsers,
+    so the one that moved last decides.)
+    """
 
     def __init__(self, server: viser.ViserServer, stage: Stage, scene: Scene, progress: Progress = SILENT) -> None:
         self._stage = stage
         self._visible = True
-        # The first view stands where the first photograph was taken; a browser that connects is elsewhere for a moment.
-        self._entered: int | None = 0
-        self._arrived = False
+        self._near: frozenset[int] = frozenset()
         self._size = frustum_scale(scene) * stage.scale
         self.cameras = [frame.camera for frame in scene.frames]
         self.handles = [self._frustum(server, index, camera) for index, camera in enumerate(self.cameras)]
-        self.handles[0].visible = False
+        self._positions = scene.camera_centers * stage.scale
+        self._hide_near(stage.eye * stage.scale)
         server.on_client_connect(self._watch)
         chosen = np.arange(len(self.handles))
         if len(chosen) > MOST_THUMBNAILS:
@@ -190,31 +196,24 @@ class CameraLayer:
         return handle
 
     def enter(self, client: Any, index: int) -> None:
-        """Flies a browser into camera `index`, whose own frustum would then be in the way and is hidden."""
-        if self._entered is not None:
-            self.handles[self._entered].visible = self._visible
-        self.handles[index].visible = False
-        self._entered, self._arrived = index, False
+        """Flies a browser into camera `index`."""
         fly_to(client, self._stage, self.cameras[index])
 
     def _watch(self, client: Any) -> None:
-        @client.camera.on_update
-        def _(view: Any) -> None:
-            index = self._entered
-            if index is None:
-                return
-            offset = np.asarray(view.position) - self.cameras[index].center_in_world * self._stage.scale
-            if float(np.linalg.norm(offset)) < 2 * self._size:
-                self._arrived = True
-            elif self._arrived:
-                self._entered = None
-                self.handles[index].visible = self._visible
+        client.camera.on_update(lambda view: self._hide_near(np.asarray(view.position)))
+
+    def _hide_near(self, eye: npt.NDArray[np.float64]) -> None:
+        distances = np.linalg.norm(self._positions - eye, axis=1)
+        near = frozenset(np.flatnonzero(distances < NEAR_SIZES * self._size).tolist())
+        changed, self._near = near ^ self._near, near
+        for index in changed:
+            self.handles[index].visible = self._visible and index not in near
 
     def set_visible(self, visible: bool) -> None:
         """Shows or hides all cameras."""
         self._visible = visible
         for index, handle in enumerate(self.handles):
-            handle.visible = visible and index != self._entered
+            handle.visible = visible and index not in self._near
 
     def close(self) -> None:
         """Stops loading thumbnails."""
@@ -230,7 +229,7 @@ def frustum_scale(scene: Scene) -> float:
     from scipy.spatial import cKDTree
 
     spacing = float(np.median(cKDTree(centers).query(centers, k=2)[0][:, 1]))
-    return float(np.clip(0.6 * spacing, 0.02 * scene.extent, 0.08 * scene.extent))
+    return float(np.clip(0.6 * spacing, 0.02 * scene.extent, 0.05 * scene.extent))
 
 
 def thumbnail(frame: Frame, long_side: int = THUMBNAIL_PX) -> npt.NDArray[np.uint8] | None:

@@ -9,6 +9,7 @@ turned.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,7 @@ class Stage:
         eye: where the first view stands, world, [3].
         fov_rad: its vertical field of view.
         extent: radius of what matters about the focus, world units.
+        first: the number of the camera that the first view stands in, None where there are no cameras.
     """
 
     scale: float
@@ -40,6 +42,7 @@ class Stage:
     eye: FloatArray
     fov_rad: float
     extent: float
+    first: int | None = None
 
     def camera(self, wxyz: FloatArray, position: FloatArray, fov_rad: float, width: int, height: int) -> Camera:
         """Returns the world's camera for a browser's camera: world_from_cam rotation, position in browser units."""
@@ -57,11 +60,13 @@ class Stage:
 def find_stage(content: Content) -> Stage:
     """Returns the stage of what is shown: by its cameras where it has some, else by where its parts lie."""
     cameras = [frame.camera for frame in content.scene.frames] if content.scene else []
+    chosen = None
     if cameras:
         focus = scene_focus(cameras)
         centers = np.array([camera.center_in_world for camera in cameras])
         extent = max(float(np.percentile(np.linalg.norm(centers - focus, axis=1), 90)), 1e-6)
-        first = cameras[0]
+        chosen = clearest_camera(cameras, focus)
+        first = cameras[chosen]
         fov_rad = 2 * math.atan(0.5 * first.height / first.fy)
         eye = first.center_in_world
     else:
@@ -72,7 +77,31 @@ def find_stage(content: Content) -> Stage:
         eye = focus + extent * np.array([1.0, 0.0, 0.3])
     # A power of two, and one for scenes of usual size, so that the numbers in the browser stay the world's.
     scale = 1.0 if 0.5 <= extent <= 40 else float(2.0 ** np.round(np.log2(WANTED_EXTENT / extent)))
-    return Stage(scale, focus, eye, float(np.clip(fov_rad, math.radians(35), math.radians(80))), extent)
+    return Stage(scale, focus, eye, float(np.clip(fov_rad, math.radians(35), math.radians(80))), extent, chosen)
+
+
+def clearest_camera(cameras: Sequence[Camera], focus: FloatArray) -> int:
+    """Returns the camera from which the others are least in the way, from about the usual side and distance.
+
+    What another one covers goes with the square of its nearness; only what lies within 35° of the view counts.
+    """
+    centers = np.array([camera.center_in_world for camera in cameras])
+    distances = np.linalg.norm(centers - focus, axis=1)
+    usual = max(float(np.median(distances)), 1e-9)
+    # Where photographs were taken from all sides this mean is short, and no side is the usual one.
+    usual_side = ((centers - focus) / np.maximum(distances, 1e-9)[:, None]).mean(0)
+    costs = []
+    for index, center in enumerate(centers):
+        ahead = (focus - center) / max(distances[index], 1e-9)
+        offsets = np.delete(centers, index, axis=0) - center
+        away = np.maximum(np.linalg.norm(offsets, axis=1), 1e-3 * usual)
+        inside = (offsets @ ahead) / away > math.cos(math.radians(35))
+        looks_elsewhere = 1 - float(cameras[index].forward_in_world @ ahead)
+        unusual = abs(math.log(max(distances[index], 1e-9) / usual))
+        covered = 0.04 * float(((usual / away[inside]) ** 2).sum())
+        other_side = 2 * float(np.linalg.norm(usual_side) + usual_side @ ahead)
+        costs.append(covered + unusual + looks_elsewhere + other_side)
+    return int(np.argmin(costs))
 
 
 def _middle_of(content: Content) -> tuple[FloatArray, float]:

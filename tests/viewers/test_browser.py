@@ -159,7 +159,8 @@ def test_cameras_show_their_photographs_and_take_one_there(opened: Opened, pictu
     opened.client.camera.position = (5.5, 0.5, 3.5)
     opened.client.camera.look_at = (0.0, 0.2, 0.5)
     wait_for(lambda: magenta(canvas(opened.page)) > 300, "thumbnails are seen")
-    wait_for(lambda: opened.viewer.layers["cameras"].handles[0].visible, "the frustum that was left is back")
+    first = opened.viewer.layers["cameras"].handles[opened.viewer.stage.first]
+    wait_for(lambda: first.visible, "the frustum that was left is back")
     opened.keep(pictures, "cameras")
     # A click on the middle of a frustum that is in the free part of the window flies there.
     layer = opened.viewer.layers["cameras"]

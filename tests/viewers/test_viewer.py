@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon.cameras import Camera
+from recon.cameras import Camera, look_at
 from recon.errors import ReconError
 from recon.formats.splat_ply import write_splat_ply
 from recon.render import RenderOptions, RenderOutput
@@ -24,7 +24,7 @@ from recon.surface.mesh import Mesh
 from recon.viewers import Content, load_content, open_viewer
 from recon.viewers.layers import fov_to_show, frustum_scale, quaternion_wxyz, simplified, thumbnail
 from recon.viewers.server import close_server, open_server, url_of
-from recon.viewers.stage import find_stage
+from recon.viewers.stage import clearest_camera, find_stage
 
 
 class Log:
@@ -252,6 +252,15 @@ def test_the_stage_suits_scenes_of_any_size(world: Any, size: float) -> None:
     back = stage.camera(np.array(wxyz), camera.center_in_world * stage.scale, 2 * math.atan(0.4), 320, 240)
     np.testing.assert_allclose(back.cam_from_world, camera.cam_from_world, atol=1e-9 * max(size, 1))
     assert math.isclose(back.fy, 300, rel_tol=1e-9)
+
+
+def test_the_first_view_has_no_camera_in_its_way(world: Any) -> None:
+    cameras = [frame.camera for frame in world.scene.frames]
+    blocker = cameras[0].center_in_world + 0.3 * cameras[0].forward_in_world
+    pose = look_at(blocker, np.array([0.1, 0.3, 0.3]), np.array([0.0, 0.0, 1.0]))
+    assert clearest_camera([*cameras, cameras[0].with_pose(pose)], np.array([0.1, 0.3, 0.3])) not in (0, 10)
+    assert clearest_camera(cameras[:1], np.zeros(3)) == 0
+    assert clearest_camera([cameras[0]] * 3, cameras[0].center_in_world) == 0
 
 
 def test_the_stage_without_cameras(world: Any) -> None:
