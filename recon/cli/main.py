@@ -74,7 +74,6 @@ def _run(name: str, words: list[str]) -> int:
         args=words,
         prog=f"recon {name}",
         description=module.__doc__,
-        config=(tyro.conf.FlagConversionOff,),
     )
     return execute(module.execute, options)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -168,7 +168,7 @@ class _Pipeline:
         options = ProcessConfig(
             masks=self.config.masks,
             calibration=self.config.calibration,
-            frames=self.config.frames,
+            frames=self.config.frames or 0,
             sfm=SfmConfig(seed=self.config.seed),
         )
         return process(self.source, self.scene, options, self.progress)
@@ -206,8 +206,9 @@ class _Pipeline:
         from recon.surface.config import MeshConfig
 
         name = f"mesh.{self.config.mesh_format}"
-        faces = {} if self.config.max_faces is None else {"max_faces": self.config.max_faces}
-        options = MeshConfig(**faces)
+        options = MeshConfig()
+        if self.config.max_faces is not None:
+            options = replace(options, max_faces=self.config.max_faces)
 
         def work() -> dict[str, Any]:
             return make_mesh(load_run(self.run_path), self.out / name, options, self.progress)
@@ -222,7 +223,9 @@ class _Pipeline:
 
         return self.book.run("export", fingerprint("export", train_key), ["splats.ply"], work)
 
-    def _attention(self, processed: ProcessReport, scores: dict[str, Any], mesh: dict[str, Any] | None) -> tuple[str, ...]:
+    def _attention(
+        self, processed: ProcessReport, scores: dict[str, Any], mesh: dict[str, Any] | None
+    ) -> tuple[str, ...]:
         reasons = list(processed.attention)
         if scores["psnr_db"] is not None and scores["psnr_db"] < 15:
             reasons.append(f"The held-out photographs score {scores['psnr_db']:.1f} dB only: look at run/eval.")

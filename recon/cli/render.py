@@ -44,7 +44,9 @@ def execute(options: Options, progress: Progress) -> Outcome:
     run = load_run(options.run)
     cameras = [frame.camera for frame in sorted(run.scene.frames, key=lambda frame: frame.name)]
     path = load_path(options.path, cameras, PathOptions(options.seconds, options.fps, options.long_side))
-    report = render_film(run.renderer, path, options.out, FilmOptions(options.channel, quality=options.quality), progress)
+    report = render_film(
+        run.renderer, path, options.out, FilmOptions(options.channel, quality=options.quality), progress
+    )
     return Outcome(
         report=asdict(report),
         title="Film",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -54,7 +54,8 @@ def options_type(words: Sequence[str]) -> type:
     config_type: Any = get_method(name).config_type
     return make_dataclass(
         "Options",
-        [("config", tyro.conf.OmitArgPrefixes[config_type], field(default_factory=config_type))],
+        # An empty name leaves out this level's prefix only: --steps, but --rates.position.
+        [("config", Annotated[config_type, tyro.conf.arg(name="")], field(default_factory=config_type))],
         bases=(TrainOptions,),
         frozen=True,
         kw_only=True,
@@ -72,7 +73,7 @@ def execute(options: Any, progress: Progress) -> Outcome:
 
         viewer = LiveViewer.for_scene(options.scene, port=options.port)
         progress.log(f"Live view: {viewer.url}")
-        hooks.append(viewer.hook(options.config.steps))
+        hooks.append(viewer.hook(options.config.steps, options.out))
     report = train(options.scene, options.out, options.config, progress, hooks, existing)
     return Outcome(
         report={**asdict(report), "method": options.method},
@@ -92,5 +93,3 @@ def training_rows(report: TrainReport) -> list[tuple[str, str]]:
     if numbers.get("loss") is not None:
         rows.append(("Loss", f"{numbers['loss']:.5f}"))
     return rows
-
-
