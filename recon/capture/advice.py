@@ -51,8 +51,11 @@ def _unposed(photos: Sequence[PhotoReport], posed: set[str]) -> list[str]:
 
 def _run_sentence(run: Sequence[PhotoReport], before: str | None, after: str | None) -> str:
     names = run[0].name if len(run) == 1 else f"{run[0].name} to {run[-1].name} ({len(run)} photos)"
-    between = " and ".join(name for name in (before, after) if name is not None)
-    where = f" They lie between {between}." if len(run) > 1 and between else ""
+    if before is not None and after is not None:
+        where = f" They lie between {before} and {after}."
+    else:
+        where = f" They come after {before}." if before is not None else f" They come before {after}." if after else ""
+    where = where if len(run) > 1 else ""
     verdicts = {photo.verdict for photo in run}
     if len(verdicts) == 1:
         return f"{names}: {run[0].verdict.value} – {run[0].detail}.{where}".replace("..", ".")
