@@ -68,7 +68,7 @@ class DepthMap:
         inverse = self.inverse_depth
         typical = inverse[inverse > 0].median() if bool((inverse > 0).any()) else torch.ones(())
         inverse_or_far = torch.where(self.empty, typical * FAR_INVERSE_DEPTH, inverse)
-        confidence = torch.where(self.empty, torch.full((), 0.5), self.confidence)
+        confidence = torch.where(self.empty, torch.full((), 0.1), self.confidence)
         slant = torch.where(self.empty, torch.ones(()), surface_shape(self.camera, self.depth).slant)
         return DepthView(
             self.camera,
@@ -170,7 +170,7 @@ def _with_confidence(seen: DepthMap, reference_depth: float) -> DepthMap:
     shape = surface_shape(seen.camera, seen.depth)
     nearness = (reference_depth / seen.depth.clamp_min(1e-30)).clamp(0.25, 4.0) ** 2
     smooth = 1 / (1 + (shape.roughness / 0.01) ** 2)
-    confidence = seen.confidence * shape.cosine.clamp_min(0.02) * nearness * smooth
+    confidence = seen.confidence * shape.cosine.clamp_min(0.02) ** 2 * nearness * smooth
     return DepthMap(
         seen.camera, seen.depth, seen.color, seen.empty, torch.where(seen.depth > 0, confidence, torch.zeros(()))
     )
@@ -180,7 +180,8 @@ def confirm(maps: Sequence[DepthMap], config: MeshConfig, progress: Progress = S
     """Takes out the pixels that the other views do not see: floaters and holes of the renderer.
 
     A pixel's point is looked up in its neighbours' maps.  A neighbour that sees a surface there confirms it; one that
-    sees through it contradicts; one that sees something nearer, or looks elsewhere, says nothing.
+    sees through it contradicts; one that sees something nearer, or looks elsewhere, says nothing.  What no other view
+    confirms is dropped even where none contradicts: floaters like to sit where a single camera sees them.
     """
     if config.confirmations == 0 or len(maps) < 2:
         return list(maps)
@@ -203,20 +204,33 @@ def _confirm_one(seen: DepthMap, others: list[DepthMap], config: MeshConfig) -> 
         x, y, z = (points @ pose[:3, :3].T + pose[:3, 3]).unbind(1)
         camera = other.camera
         safe = torch.where(z > 0, z, torch.ones(()))
-        u, v = (camera.fx * x / safe + camera.cx).floor(), (camera.fy * y / safe + camera.cy).floor()
+        u, v = camera.fx * x / safe + camera.cx, camera.fy * y / safe + camera.cy
         inside = (z > 0) & (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
-        place = torch.where(inside, v * camera.width + u, torch.zeros(())).long()
-        there, empty = other.depth.reshape(-1)[place], other.empty.reshape(-1)[place]
+        u, v = (torch.where(inside, a, torch.zeros(())) for a in (u, v))
+        there = _depth_at(other, u, v)
+        empty = other.empty.reshape(-1)[v.long() * camera.width + u.long()]
         difference = there / safe - 1
         agree += inside & (there > 0) & (difference.abs() <= config.tolerance)
         against += inside & (empty | ((there > 0) & (difference > 3 * config.tolerance)))
-    wanted = torch.minimum(torch.full((), float(config.confirmations)), agree + against)
+    wanted = (agree + against).clamp(1, max(config.confirmations, 1))
     keep = (agree >= wanted) & (agree >= against)
-    # What no other view looks at stays, but gives way to anything better known.
-    trust = torch.where(agree + against > 0, agree / (agree + against).clamp_min(1), torch.full((), 0.2))
+    trust = agree / (agree + against).clamp_min(1)
     confidence = seen.confidence.clone()
     confidence[known] *= trust * keep
     return DepthMap(seen.camera, seen.depth, seen.color, seen.empty, confidence)
+
+
+def _depth_at(seen: DepthMap, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Depth at pixel positions [P]: bilinear in inverse depth within one surface, the nearest pixel elsewhere."""
+    camera, inverse = seen.camera, seen.inverse_depth
+    nearest = inverse.reshape(-1)[v.long() * camera.width + u.long()]
+    grid = torch.stack([2 * u / camera.width - 1, 2 * v / camera.height - 1], -1)
+    smooth = torch.nn.functional.grid_sample(
+        inverse[None, None], grid[None, None], padding_mode="border", align_corners=False
+    )[0, 0, 0]
+    # Between surfaces, or beside unknown pixels, the mean of the four is none of them.
+    chosen = torch.where((smooth - nearest).abs() < 0.02 * nearest, smooth, nearest)
+    return torch.where(nearest > 0, 1 / chosen.clamp_min(1e-30), torch.zeros(()))
 
 
 def neighbor_views(cameras: Sequence[Camera], depths: Sequence[float]) -> list[list[int]]:

@@ -15,6 +15,9 @@ inline constexpr float kMinSlant = 0.25f;
 // Behind the surface the weight is full down to this share of the truncation, then falls to 0 at the whole of it:
 // what lies deeper may already be the far side of something thin.
 inline constexpr float kPlateau = 0.5f;
+// In front the weight is full up to the same share and falls to this at the whole truncation: a ray that grazes a
+// convex surface and passes it says "free" beside voxels whose true distance is small, which would shrink it.
+inline constexpr float kFreeWeight = 0.1f;
 
 template <class F>
 struct ProjectedVoxel {
@@ -51,7 +54,10 @@ RECON_FN Observation<F> observe_voxel(F z, F inverse_depth, F slant, F confidenc
     const MaskOf<F> known = (inverse_depth > zero) & (confidence > zero) & (z > zero);
     const F depth = one / select(known, inverse_depth, one);
     const F distance = fmin_((depth - z) * fmax_(slant, F(kMinSlant)) * inverse_truncation, one);
-    const F ramp = fmin_((distance + one) * F(1.0f / (1.0f - kPlateau)), one);
+    const F reach = F(1.0f / (1.0f - kPlateau));
+    const F behind = fmin_((distance + one) * reach, one);
+    const F before = fma_(fmin_((one - distance) * reach, one), F(1.0f - kFreeWeight), F(kFreeWeight));
+    const F ramp = fmin_(behind, before);
     return {distance, select(known & (distance > -one), confidence * ramp, zero)};
 }
 

@@ -12,6 +12,7 @@ from recon.kernels.tsdf.op import BLOCK_SIDE, BlockList, DepthView, GridFrame, T
 
 MIN_SLANT = 0.25
 PLATEAU = 0.5
+FREE_WEIGHT = 0.1
 
 
 def allocate_blocks_reference(views: Iterable[DepthView], frame: GridFrame, max_blocks: int) -> BlockList:
@@ -93,7 +94,9 @@ def observe(positions_in_world: torch.Tensor, view: DepthView, frame: GridFrame)
     known = inside & (inverse > 0) & (confidence > 0)
     depth = 1 / torch.where(known, inverse, torch.ones_like(inverse))
     distance = ((depth - z) * slant / frame.truncation).clamp_max(1)
-    ramp = ((distance + 1) / (1 - PLATEAU)).clamp_max(1)
+    behind = ((distance + 1) / (1 - PLATEAU)).clamp_max(1)
+    before = FREE_WEIGHT + (1 - FREE_WEIGHT) * ((1 - distance) / (1 - PLATEAU)).clamp_max(1)
+    ramp = torch.minimum(behind, before)
     observed = known & (distance > -1)
     zero = torch.zeros_like(distance)
     return Observations(torch.where(observed, distance, zero), torch.where(observed, confidence * ramp, zero), pixel)

@@ -140,7 +140,7 @@ def test_neighbouring_cells_agree_on_their_face(axis: int) -> None:
     bit = 1 << axis
     shared = [c for c in range(8) if c & bit]
 
-    def segments(case: int, on_high_side: bool) -> set[tuple[int, int]]:
+    def segments(case: int, on_high_side: bool) -> set[tuple[int, ...]]:
         corners = {c for c in range(8) if bool(c & bit) == on_high_side}
         on_face = {e for e in range(12) if set(edge_ends(e)) <= corners}
         pairs = [(loop[i], loop[(i + 1) % len(loop)]) for loop in loops(case) for i in range(len(loop))]
