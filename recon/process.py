@@ -70,7 +70,7 @@ class ProcessConfig:
         lens: "fisheye" for lenses that bend straight lines strongly.
         poses: "ignore" recovers poses although the input has some.
         triangulate: whether imported poses without points get points, triangulated from the photos.
-        enough_posed: share of the photos, 0 to 1, below which the result needs a look.
+        least_posed: share of the photos, 0 to 1, below which the result needs a look.
         sfm: how poses are recovered.
     """
 
@@ -81,7 +81,7 @@ class ProcessConfig:
     lens: LensKind = "auto"
     poses: Literal["auto", "ignore"] = "auto"
     triangulate: bool = True
-    enough_posed: float = 0.8
+    least_posed: float = 0.8
     sfm: SfmConfig = field(default_factory=SfmConfig)
 
 
@@ -234,7 +234,7 @@ def _input_key(source: Source, config: ProcessConfig) -> str:
 def _key(source: Source, config: ProcessConfig) -> str:
     """Returns a hash of everything that shapes the result."""
     return fingerprint(
-        _input_key(source, config), config.triangulate, config.enough_posed, replace(config.sfm, threads=0)
+        _input_key(source, config), config.triangulate, config.least_posed, replace(config.sfm, threads=0)
     )
 
 
@@ -448,7 +448,7 @@ def _attention(outcome: Outcome, photos: int, error_px: float | None, config: Pr
     """Returns what a person should look at."""
     reasons = []
     posed, skipped = len(outcome.scene.frames), len(outcome.prepared.skipped)
-    if posed < config.enough_posed * photos:
+    if posed < config.least_posed * photos:
         reasons.append(
             f"Only {posed} of {photos} photos were posed. The scene shows only the part that those see; the report says"
             " why the others failed and what to photograph again."

@@ -123,7 +123,7 @@ def test_only_what_an_option_affects_is_redone(
         patch.setattr(photos_module, "_place", lambda *args: pytest.fail("a photo was prepared again"))
         process(photos, tmp_path / "scene", ProcessConfig(sfm=SfmConfig(max_features=99)))
         assert recovery.calls == 2
-        process(photos, tmp_path / "scene", ProcessConfig(enough_posed=0.5))
+        process(photos, tmp_path / "scene", ProcessConfig(least_posed=0.5))
     process(photos, tmp_path / "scene", ProcessConfig(cameras="per-image"))
     assert len(recovery.photos.cameras) == 6
     write_photos(photos, 7)
@@ -148,7 +148,7 @@ def test_too_few_posed_needs_attention(photos: Path, tmp_path: Path, recovery: R
     assert report.unposed[0].reason == "no verified pairs"
     assert_whole(tmp_path / "scene", 4)
     assert process(photos, tmp_path / "scene").attention == report.attention
-    assert not process(photos, tmp_path / "scene", ProcessConfig(enough_posed=0.5)).needs_attention
+    assert not process(photos, tmp_path / "scene", ProcessConfig(least_posed=0.5)).needs_attention
 
 
 def test_a_high_error_needs_attention(photos: Path, tmp_path: Path, recovery: Recovery) -> None:
@@ -322,6 +322,13 @@ def test_a_kill_anywhere_leaves_nothing_corrupt(tmp_path: Path, recovery: Recove
         shutil.rmtree(out)
         kill_at += 5
     assert kill_at > 60
+
+
+def test_options_have_names_of_their_own() -> None:
+    """The command line shows both configs in one flat list."""
+    from dataclasses import fields
+
+    assert not {option.name for option in fields(ProcessConfig)} & {option.name for option in fields(SfmConfig)}
 
 
 class TestBadInput:
