@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 SCHEMA = 1
 # Raised whenever the same configuration would give other pictures than before.
-LOOK = 1
+LOOK = 2
 _KEYS = ("kind", "look", "config", "frames", "object_bounds_m", "scene_bounds_m")
 
 
@@ -191,7 +191,7 @@ def _set(kind: Kind, config: CaptureConfig) -> Set:
     else:
         from recon.data.statue import build_statue_set
 
-        made = build_statue_set(rng)
+        made = build_statue_set(rng, 0.0031 / min(max(config.detail, 0.5), 1.3))
     # Textures as fine as pixels can tell; the defaults of surfaces are meant for 640 pixels.
     fine = config.detail * min(max(config.width / 640, 0.2), 2.0)
     surfaces = [
@@ -232,7 +232,7 @@ def _write_meshes(stage: Stage, truth: Path, camera: Camera, poses: list[FloatAr
     return bounds
 
 
-def _bounds(points: FloatArray) -> list[list[float]]:
+def _bounds(points: npt.NDArray[np.floating]) -> list[list[float]]:
     return [points.min(0).tolist(), points.max(0).tolist()]
 
 

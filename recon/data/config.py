@@ -34,7 +34,7 @@ class CaptureConfig:
     supersampling: int = 2
     """Samples per pixel and axis, 1 to 4."""
     detail: float = 1.0
-    """Resolution of textures and light maps, 0.1 to 2; textures also follow the photographs' width."""
+    """Resolution of textures, light maps and the statue, 0.1 to 2; textures also follow the photographs' width."""
     light_samples: int = 32
     """Directions in which each point gathers light from other surfaces."""
     gloss: float = 0.6

@@ -44,7 +44,8 @@ def _walk(views: int, rng: np.random.Generator) -> list[FloatArray]:
 
     The rounds share what they see, and each photograph shares more than half of its picture with the next.
     """
-    outer = -(-views * 3 // 5)
+    # Few photographs are one round, so that they still overlap.
+    outer = -(-views * 3 // 5) if views >= 36 else views
     poses = []
     for k in range(views):
         first = k < outer

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recon.data.lighting import Light
     from recon.kernels.raycast.op import TriangleBvh
 
-FloatArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
 ATLAS_WIDTH = 4096
 
 
@@ -94,7 +94,7 @@ def light_stage(scene: Set, seed: int, samples: int = 48, progress: Progress = S
     seeds = np.random.SeedSequence(seed).spawn(len(scene.surfaces) + 1)
     painted = _paint(scene.surfaces, seeds, progress)
     places, height = _pack([surface.chart_shape() for surface in scene.surfaces], ATLAS_WIDTH)
-    joined = _join(scene.surfaces, places)
+    joined = _join(scene.surfaces, places, [len(paint.cells) for paint in painted])
     light = irradiance(scene, joined, painted, np.random.default_rng(seeds[-1]), samples, progress)
     atlas = np.zeros((height, ATLAS_WIDTH, 4), np.float32)
     _lay_out(atlas, places, scene, painted, light)
@@ -112,7 +112,7 @@ def unlit_stage(surfaces: Sequence[Surface], rng: np.random.Generator) -> Stage:
         _, normals = surface.light_points()
         shade = (0.33 + 0.17 * normals[:, 2:]).astype(np.float32)
         _insert(atlas, place, surface.painted(rng).texture * surface.spread(shade))
-    return _finished(_join(surfaces, places), atlas, np.zeros((0, 3)))
+    return _finished(_join(surfaces, places, [0] * len(surfaces)), atlas, np.zeros((0, 3)))
 
 
 def _paint(surfaces: Sequence[Surface], seeds: Sequence[np.random.SeedSequence], progress: Progress) -> list[Painted]:
@@ -162,11 +162,11 @@ def _pack(shapes: Sequence[tuple[int, int]], atlas_width: int) -> tuple[list[tup
     return places, y + shelf
 
 
-def _join(surfaces: Sequence[Surface], places: Sequence[tuple[int, int]]) -> _Joined:
+def _join(surfaces: Sequence[Surface], places: Sequence[tuple[int, int]], cells: Sequence[int]) -> _Joined:
     parts = [surface.charted() for surface in surfaces]
     counts = [len(part.triangles) for part in parts]
     first_vertex = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
-    first_light = np.cumsum([0] + [len(surface.light_points()[0]) for surface in surfaces[:-1]])
+    first_light = np.cumsum([0] + list(cells[:-1]))
     charted = Charted(
         np.concatenate([part.vertices for part in parts]),
         np.concatenate([part.triangles + first for part, first in zip(parts, first_vertex)]),

@@ -107,10 +107,9 @@ def statue_mesh(voxel_m: float) -> tuple[FloatArray, npt.NDArray[np.int64], Floa
     counts = np.ceil((HIGH - LOW) / voxel_m).astype(int) + 3
     axes = [(LOW[a] - voxel_m + voxel_m * np.arange(counts[a])).astype(np.float32) for a in range(3)]
     volume = _sampled_distance(axes, voxel_m)
-    vertices, triangles, _, _ = marching_cubes(volume, 0.0, spacing=(voxel_m,) * 3, gradient_direction="ascent")
+    vertices, triangles, _, _ = marching_cubes(volume, 0.0, spacing=(voxel_m,) * 3, gradient_direction="descent")
     vertices = _projected(vertices.astype(np.float64) + np.array([axis[0] for axis in axes], np.float64))
-    triangles = _without_slivers(vertices, triangles.astype(np.int64))
-    return vertices, triangles, _gradient(vertices)
+    return vertices, triangles.astype(np.int64), _gradient(vertices)
 
 
 def _sampled_distance(axes: list[npt.NDArray[np.float32]], voxel_m: float) -> npt.NDArray[np.float32]:
@@ -122,7 +121,8 @@ def _sampled_distance(axes: list[npt.NDArray[np.float32]], voxel_m: float) -> np
     near = np.argwhere(np.abs(volume) < 9 * voxel_m)
     points = np.stack([axis[index] for axis, index in zip(axes, near.T)], -1)
     volume[tuple(near.T)] = statue_distance(points)
-    return volume
+    # A surface through a grid point would give triangles without area there.
+    return np.where(np.abs(volume) < 2e-5, np.copysign(np.float32(2e-5), volume), volume)
 
 
 def _gradient(points: FloatArray) -> FloatArray:
@@ -137,11 +137,6 @@ def _projected(vertices: FloatArray) -> FloatArray:
     """Moves vertices onto the surface, by no more than a step that keeps the triangles in order."""
     distance = np.clip(statue_distance(vertices), -5e-4, 5e-4)
     return vertices - distance[:, None] * _gradient(vertices)
-
-
-def _without_slivers(vertices: FloatArray, triangles: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    edges = vertices[triangles[:, 1:]] - vertices[triangles[:, :1]]
-    return triangles[np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1) > 1e-14]
 
 
 def _paint_statue(points: FloatArray, normals: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -121,6 +122,7 @@ class Patch:
     wraps: bool = False
     is_object: bool = False
 
+    @cached_property
     def size_m(self) -> tuple[float, float]:
         """Returns height and width, measured along the grid's longest lines."""
         down = np.linalg.norm(np.diff(self.grid, axis=0), axis=-1).sum(0).max()
@@ -128,11 +130,11 @@ class Patch:
         return float(down), float(across)
 
     def chart_shape(self) -> tuple[int, int]:
-        height, width = self.size_m()
+        height, width = self.size_m
         return max(4, round(height / self.texel_m)), max(4, round(width / self.texel_m))
 
     def _light_shape(self) -> tuple[int, int]:
-        height, width = self.size_m()
+        height, width = self.size_m
         return max(2, round(height / self.light_m)), max(2, round(width / self.light_m))
 
     def charted(self) -> Charted:
@@ -152,7 +154,7 @@ class Patch:
         return Charted(
             points,
             corner,
-            self._grid_normals().reshape(-1, 3)[corner],
+            self._grid_normals.reshape(-1, 3)[corner],
             share * self.chart_shape()[::-1],
             share * (light_columns, light_rows),
             np.zeros(count, np.int64),
@@ -160,6 +162,7 @@ class Patch:
             np.full(count, light_rows),
         )
 
+    @cached_property
     def _grid_normals(self) -> FloatArray:
         """Unit normals at the grid's points; at poles, where an edge of the grid is one point, those next to it."""
         grid = self.grid
@@ -179,7 +182,7 @@ class Patch:
     def light_points(self) -> tuple[FloatArray, FloatArray]:
         rows, columns = self._light_shape()
         positions = _at_cells(self.grid, rows, columns)
-        normals = _at_cells(self._grid_normals(), rows, columns)
+        normals = _at_cells(self._grid_normals, rows, columns)
         normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
         return positions.reshape(-1, 3), normals.reshape(-1, 3)
 

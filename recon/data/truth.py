@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recon.data.capture import SyntheticCapture
     from recon.data.stage import Stage
 
-FloatArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
 
 
 def write_ply(path: Path, vertices: FloatArray, triangles: npt.NDArray[np.int64]) -> None:
@@ -106,7 +106,9 @@ def sparse_points(capture: SyntheticCapture, count: int, seed: int = 0) -> Spars
             colors.append(np.asarray(photo.convert("RGB"))[row, column])
     points = np.concatenate(positions)
     tracks = sum((_sees(f.camera, d, points) for f, d in zip(frames, depths)), np.zeros(len(points), np.int32))
-    return SparsePoints(points, np.concatenate(colors), np.zeros(len(points), np.float32), tracks.astype(np.int32))
+    return SparsePoints(
+        points.astype(np.float64), np.concatenate(colors), np.zeros(len(points), np.float32), tracks.astype(np.int32)
+    )
 
 
 def _sees(camera: Camera, depth: npt.NDArray[np.float32], points: FloatArray) -> npt.NDArray[np.int32]:
