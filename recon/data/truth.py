@@ -104,14 +104,12 @@ def sparse_points(capture: SyntheticCapture, count: int, seed: int = 0) -> Spars
         positions.append((rays * depth[row, column, None]) @ pose[:3, :3].T + pose[:3, 3])
         with Image.open(frame.image_path) as photo:
             colors.append(np.asarray(photo.convert("RGB"))[row, column])
-    points = np.concatenate(positions)
+    points = np.concatenate(positions).astype(np.float64)
     tracks = sum((_sees(f.camera, d, points) for f, d in zip(frames, depths)), np.zeros(len(points), np.int32))
-    return SparsePoints(
-        points.astype(np.float64), np.concatenate(colors), np.zeros(len(points), np.float32), tracks.astype(np.int32)
-    )
+    return SparsePoints(points, np.concatenate(colors), np.zeros(len(points), np.float32), tracks.astype(np.int32))
 
 
-def _sees(camera: Camera, depth: npt.NDArray[np.float32], points: FloatArray) -> npt.NDArray[np.int32]:
+def _sees(camera: Camera, depth: npt.NDArray[np.float32], points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     pixels, z = camera.project(points)
     inside = (z > 0) & (pixels >= 0).all(1) & (pixels < (camera.width, camera.height)).all(1)
     column, row = np.where(inside[:, None], pixels, 0).astype(int).T
