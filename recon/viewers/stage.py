@@ -60,6 +60,11 @@ class Stage:
 def find_stage(content: Content) -> Stage:
     """Returns the stage of what is shown: by its cameras where it has some, else by where its parts lie."""
     cameras = [frame.camera for frame in content.scene.frames] if content.scene else []
+    return find_stage_of(cameras, np.zeros((0, 3)) if cameras else _positions(content))
+
+
+def find_stage_of(cameras: Sequence[Camera], positions: FloatArray) -> Stage:
+    """Returns the stage of cameras or, where there are none, of positions [N, 3]."""
     chosen = None
     if cameras:
         focus = scene_focus(cameras)
@@ -70,7 +75,7 @@ def find_stage(content: Content) -> Stage:
         fov_rad = 2 * math.atan(0.5 * first.height / first.fy)
         eye = first.center_in_world
     else:
-        focus, extent = _middle_of(content)
+        focus, extent = _middle_of(positions)
         fov_rad = math.radians(50)
         eye = focus + extent * np.array([1.6, -1.6, 0.9])
     if np.linalg.norm(eye - focus) < 1e-9:
@@ -104,17 +109,19 @@ def clearest_camera(cameras: Sequence[Camera], focus: FloatArray) -> int:
     return int(np.argmin(costs))
 
 
-def _middle_of(content: Content) -> tuple[FloatArray, float]:
-    """Returns the middle and the radius of the inner 90% of splats, points or vertices."""
-    positions = np.zeros((0, 3))
+def _positions(content: Content) -> FloatArray:
+    """Returns where the parts of the content lie, [N, 3]."""
     if content.splats is not None and len(content.splats):
         solid = content.splats.opacities > 0.1
         chosen = content.splats.means[solid] if bool(solid.any()) else content.splats.means
-        positions = chosen.double().numpy()
-    elif content.mesh is not None:
-        positions = np.asarray(content.mesh.vertices, dtype=np.float64)
-    elif content.scene is not None:
-        positions = content.scene.points.positions
+        return np.asarray(chosen.detach().cpu().double().numpy())
+    if content.mesh is not None:
+        return np.asarray(content.mesh.vertices, dtype=np.float64)
+    return content.scene.points.positions if content.scene is not None else np.zeros((0, 3))
+
+
+def _middle_of(positions: FloatArray) -> tuple[FloatArray, float]:
+    """Returns the middle of positions [N, 3] and the radius of the inner 90% of them."""
     if not len(positions):
         return np.zeros(3), 1.0
     middle = np.median(positions, axis=0)

@@ -123,9 +123,12 @@ def write_summary_page(path: Path, data: SummaryData) -> None:
 
 def summary_html(data: SummaryData) -> str:
     """Returns the page."""
+    preview = _preview(data)
     scripts = [_asset("summary.js")] if data.comparisons else []
+    scripts += [_asset("splat_preview.js")] if preview else []
     sections = [
         _head_section(data),
+        preview,
         _comparisons(data),
         _pictures("Mesh", data.mesh_pictures),
         _scores(data),
@@ -181,6 +184,18 @@ def _head_section(data: SummaryData) -> str:
         rows = "".join(f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>" for name, value in data.facts)
         parts.append(f"<table>{rows}</table>")
     return "\n".join(parts)
+
+
+def _preview(data: SummaryData) -> str:
+    """Returns the preview; splats that are not shown anywhere (none, or all transparent) have none."""
+    if data.splats is None or not bool((data.splats.opacities > 0.1).any()):
+        return ""
+    from recon.viewers.page_splats import preview_elements
+    from recon.viewers.stage import find_stage_of
+
+    cameras = [camera for _, camera in data.cameras]
+    stage = find_stage_of(cameras, data.splats.means.detach().cpu().double().numpy())
+    return f"<h2>Turn it</h2>\n{preview_elements(data.splats, cameras, stage)}"
 
 
 def _comparisons(data: SummaryData) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,8 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recon.cameras import Camera, look_at
 from recon.errors import ReconError
+from recon.film.writing import color_picture
+from recon.rasterization import SplatRenderer
+from recon.render import RenderOptions
 from recon.viewers.page_parts import camera_map_svg, curve_svg, image_tag
+from recon.viewers.page_splats import BACKGROUND
+from recon.viewers.stage import find_stage_of
 from recon.viewers.summary_page import (
     Comparison,
     PageFile,
@@ -23,6 +31,7 @@ from recon.viewers.summary_page import (
     summary_html,
     write_summary_page,
 )
+from tests.viewers.test_browser import psnr_db, wait_for
 
 EVIL = '<script>alert("x")</script>\'"><img src=x onerror=alert(1)>&amp;'
 
@@ -145,6 +154,20 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         write_summary_page(tmp_path / "file" / "page.html", SummaryData("a"))
 
 
+def grab(element: Any) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(element.screenshot())).convert("RGB")).astype(float)
+
+
+def first_view(world: Any, width: int, height: int) -> np.ndarray:
+    """Our own rendering of the preview's first view."""
+    stage = find_stage_of(world.cameras, np.zeros((0, 3)))
+    focal = 0.5 * height / math.tan(0.5 * stage.fov_rad)
+    pose = look_at(stage.eye, stage.focus, np.array([0.0, 0.0, 1.0]))
+    camera = Camera(width, height, focal, focal, width / 2, height / 2, cam_from_world=pose)
+    output = SplatRenderer(world.splats).render(camera, RenderOptions(background=BACKGROUND))
+    return color_picture(output).astype(float)
+
+
 @pytest.mark.browser
 def test_the_page_in_a_browser(world: Any, tmp_path: Path, page: Any, pictures: Path | None) -> None:
     complaints: list[str] = []
@@ -159,6 +182,21 @@ def test_the_page_in_a_browser(world: Any, tmp_path: Path, page: Any, pictures: 
     near_left = page.evaluate("getComputedStyle(document.querySelector('.compare')).getPropertyValue('--cut')")
     assert float(near_left.rstrip("%")) < 15
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # The preview shows what our own renderer shows from its first view, and turns with the pointer.
+    canvas = page.locator("#preview")
+    seen = grab(canvas)
+    expected = first_view(world, seen.shape[1], seen.shape[0])
+    assert psnr_db(seen, expected) > 25
+    assert psnr_db(np.full_like(seen, 20), expected) < 20
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 130, steps=3)
+    page.mouse.up()
+    page.mouse.wheel(0, 200)
+    wait_for(lambda: psnr_db(grab(canvas), seen) < 22, "the preview turns")
+    canvas.dblclick()
+    wait_for(lambda: psnr_db(grab(canvas), seen) > 40, "a double click begins again")
     if pictures is not None:
         page.screenshot(path=pictures / "page.png", full_page=True)
     assert not complaints
