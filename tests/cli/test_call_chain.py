@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a command to a kernel one passes through seven files at most, and the README names them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import recon.kernels.blend.op as blend_op
+from recon.cameras import Camera, look_at
+from recon.cli.main import main
+from recon.scene import Frame, Scene, SparsePoints
+from recon.scene_io import save_scene
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHAIN = [
+    "recon/cli/train.py",
+    "recon/methods/run.py",
+    "recon/methods/loop.py",
+    "recon/methods/splat/train.py",
+    "recon/rasterization.py",
+    "recon/kernels/blend/op.py",
+    "recon/kernels/blend/cpu.cpp",
+]
+
+
+def small_scene(folder: Path) -> Path:
+    generator = np.random.default_rng(0)
+    frames = []
+    (folder / "photos").mkdir(parents=True)
+    for index in range(3):
+        path = folder / "photos" / f"{index}.png"
+        Image.fromarray(generator.integers(0, 255, (32, 32, 3), np.uint8)).save(path)
+        eye = np.array([np.cos(index), np.sin(index), 0.5]) * 3
+        pose = look_at(eye, np.zeros(3), np.array([0.0, 0.0, 1.0]))
+        frames.append(Frame(path.name, path, Camera(32, 32, 30.0, 30.0, 16.0, 16.0, cam_from_world=pose), 1))
+    points = SparsePoints(
+        generator.normal(size=(200, 3)) * 0.5,
+        generator.integers(0, 255, (200, 3), np.uint8),
+        np.ones(200, np.float32),
+        np.full(200, 3, np.int32),
+    )
+    save_scene(Scene(tuple(frames), points), folder / "scene")
+    return folder / "scene"
+
+
+def test_a_command_reaches_its_kernel_through_seven_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chains: list[list[str]] = []
+    native = blend_op.native
+
+    def watched() -> object:
+        files = []
+        frame = sys._getframe(1)
+        while frame is not None:
+            path = Path(frame.f_code.co_filename)
+            if path.is_relative_to(Path(blend_op.__file__).parents[2]):
+                name = f"recon/{path.relative_to(Path(blend_op.__file__).parents[2]).as_posix()}"
+                if not files or files[-1] != name:
+                    files.append(name)
+            frame = frame.f_back
+        chains.append(files[::-1])
+        return native()
+
+    monkeypatch.setattr(blend_op, "native", watched)
+    scene = small_scene(tmp_path)
+    assert main(["train", str(scene), "--out", str(tmp_path / "run"), "--steps", "3", "--json"]) == 0
+    from_command = [chain[chain.index("recon/cli/train.py") :] for chain in chains if "recon/cli/train.py" in chain]
+    assert CHAIN[:-1] in from_command
+    assert len(CHAIN) <= 7
+
+
+def test_the_readme_shows_the_chain() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    positions = [readme.find(name) for name in CHAIN]
+    assert -1 not in positions
+    assert positions == sorted(positions)
+    assert all((REPOSITORY / name).is_file() for name in CHAIN)
