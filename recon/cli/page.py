@@ -55,6 +55,7 @@ def write_page(report: PipelineReport, progress: Progress) -> None:
             held_out=frozenset(held_out_names([f.name for f in scene.frames], run.config.held_out_every)),
             points=scene.points.positions,
             point_colors=scene.points.colors,
+            splats=run.splats,
             files=_files(report),
             commands=[
                 (f"recon view {report.out}", "turn it in the browser, with cameras, points and mesh as layers"),

@@ -34,8 +34,6 @@ def execute(options: Options, progress: Progress) -> Outcome:
     from recon.viewers import load_content, open_viewer
 
     path = options.path
-    if (path / "run" / "config.json").is_file():
-        path = path / "run"
     with open_viewer(load_content(path, progress), port=options.port, progress=progress) as viewer:
         progress.log(f"Open {viewer.url} in a browser on this machine.  Ctrl-C closes the viewer.")
         try:
