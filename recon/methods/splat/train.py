@@ -115,12 +115,13 @@ class SplatTrainer:
     @torch.no_grad()
     def _update(self, step: int, position_rate: float, visible: torch.Tensor) -> None:
         rates, parameters = self._config.rates, self._parameters
+        others = rates.end_ratio ** (step / self._config.steps)
         by_name = {
             "means": position_rate,
-            "quats": rates.rotation,
-            "log_scales": rates.scale,
-            "opacity_logits": rates.opacity,
-            "sh": rates.color,
+            "quats": rates.rotation * others,
+            "log_scales": rates.scale * others,
+            "opacity_logits": rates.opacity * others,
+            "sh": rates.color * others,
         }
         for name, rate in by_name.items():
             parameter = parameters[name]

@@ -174,7 +174,7 @@ def test_mcmc_moves_the_dead_and_stays_within_the_budget() -> None:
     parameters = make_parameters(100)
     with torch.no_grad():
         parameters.opacity_logits[:20] = -9.0
-    alive = parameters.means[20:].clone()
+    alive = parameters.means[20:].detach().clone()
     density = McmcDensity(config, 100)
     for step in range(100, 600, 100):
         density.update(parameters, context(step))
