@@ -72,6 +72,9 @@ class ProcessConfig:
         triangulate: whether imported poses without points get points, triangulated from the photos.
         least_posed: share of the photos, 0 to 1, below which the result needs a look.
         sfm: how poses are recovered.
+
+    Raises:
+        ReconError: a share outside of 0 to 1, or a negative number of frames.
     """
 
     masks: Path | None = None
@@ -83,6 +86,12 @@ class ProcessConfig:
     triangulate: bool = True
     least_posed: float = 0.8
     sfm: SfmConfig = field(default_factory=SfmConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least_posed <= 1:
+            raise ReconError("reading the options", f"least_posed is {self.least_posed}", "a share from 0 to 1")
+        if self.frames < 0 or self.frames == 1:
+            raise ReconError("reading the options", f"frames is {self.frames}", "0 (by duration), or at least 2")
 
 
 @dataclass(frozen=True)

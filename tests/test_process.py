@@ -303,7 +303,7 @@ def test_a_kill_anywhere_leaves_nothing_corrupt(tmp_path: Path, recovery: Recove
     template = tmp_path / "template"
     if not first:
         process(old, template)
-    finished, kill_at = False, 0
+    finished, kill_at = False, 0 if first else 3
     while not finished:
         assert kill_at < 400
         out = tmp_path / f"out{kill_at}"
@@ -320,7 +320,7 @@ def test_a_kill_anywhere_leaves_nothing_corrupt(tmp_path: Path, recovery: Recove
         process(new, out)
         assert_whole(out, 4)
         shutil.rmtree(out)
-        kill_at += 5
+        kill_at += 7
     assert kill_at > 60
 
 
@@ -414,6 +414,11 @@ class TestBadInput:
         folder = write_photos(tmp_path / "noise", 3, size=(320, 240))
         error = self.refused(folder, tmp_path / "out", "While", sfm=SfmConfig(ladder=False, threads=2))
         assert error.fix
+
+    @pytest.mark.parametrize("options", [{"least_posed": 1.5}, {"least_posed": -1.0}, {"frames": -3}, {"frames": 1}])
+    def test_options_out_of_range(self, options: dict) -> None:
+        with pytest.raises(ReconError, match="reading the options"):
+            ProcessConfig(**options)
 
     def test_masks_and_calibration_that_do_not_exist(self, photos: Path, tmp_path: Path) -> None:
         self.refused(photos, tmp_path / "out", "no such folder", masks=tmp_path / "nowhere")

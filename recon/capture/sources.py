@@ -60,7 +60,7 @@ def identify_source(path: Path, out: Path, ignore_poses: bool = False) -> Source
         raise ReconError(doing, f"it holds {len(videos)} videos ({names})", "photos, or one video", "name one of them")
     entries = sorted(entry.name for entry in path.iterdir())
     found = f"it holds no photos (only {', '.join(entries[:5])})" if entries else "the folder is empty"
-    raise ReconError(doing, found, f"photos ({', '.join(sorted(PHOTO_SUFFIXES))}) or a video")
+    raise ReconError(doing, found, "photos (JPEG, PNG, TIFF, WebP, MPO) or a video")
 
 
 def check_apart(source: Path, out: Path) -> None:
