@@ -196,7 +196,7 @@ def _run_incremental(
 
     models = pycolmap.incremental_mapping(
         database,
-        problem.photos.image_dir,
+        folder,
         output,
         settings,
         input_path=source,
@@ -225,7 +225,7 @@ def _run_global(database: Path, folder: str, problem: MappingProblem, options: M
         settings.mapper.bundle_adjustment.refine_extra_params = False
     output = Path(folder) / "models"
     output.mkdir()
-    models = pycolmap.global_mapping(database, problem.photos.image_dir, output, settings)
+    models = pycolmap.global_mapping(database, folder, output, settings)
     return list(models.values())
 
 

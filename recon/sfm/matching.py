@@ -25,6 +25,7 @@ from recon.sfm.contracts import Features, PairGeometry
 FloatArray = npt.NDArray[np.float64]
 Pair = tuple[int, int]
 
+LEAST_INLIER_SHARE = 0.12
 _ROWS = 256
 _SQUARED_NORM = 512.0**2
 _PAIRS_PER_FILE = 256
@@ -132,7 +133,9 @@ def verify(
     geometry = pycolmap.estimate_two_view_geometry(cameras[0], points[0], cameras[1], points[1], matches, settings)
     kind = pycolmap.TwoViewGeometryConfiguration
     useless = (int(kind.UNDEFINED), int(kind.DEGENERATE), int(kind.WATERMARK))
-    if int(geometry.config) in useless or len(geometry.inlier_matches) < options.min_inliers:
+    # Among very many wrong matches some always lie near the lines of some geometry.
+    least = max(options.min_inliers, LEAST_INLIER_SHARE * len(matches))
+    if int(geometry.config) in useless or len(geometry.inlier_matches) < least:
         return None
     return geometry
 

@@ -18,6 +18,7 @@ from recon.scene import Similarity
 FloatArray = npt.NDArray[np.float64]
 
 MEDIAN_DEPTH = 3.0
+_HINT_WEIGHT = 0.005
 
 
 def up_direction(cameras: Sequence[Camera]) -> FloatArray:
@@ -26,12 +27,13 @@ def up_direction(cameras: Sequence[Camera]) -> FloatArray:
     right, up, forward = rotations[:, 0], -rotations[:, 1], rotations[:, 2]
     # Where all photos look the same way, "perpendicular to right" leaves a circle; the photos' own up picks from it,
     # and where they look straight down, so does "cameras look down rather than up".
-    hint = (up - 0.3 * forward).mean(0)
+    steady = float(np.linalg.norm(up.mean(0)))
+    hint = up.mean(0) - 0.3 * (1.0 - steady) ** 2 * forward.mean(0)
     weights = np.ones(len(cameras))
     found = hint / max(np.linalg.norm(hint), 1e-12)
     for _ in range(20):
-        normal = (right * weights[:, None]).T @ right / weights.sum() + 0.02 * np.eye(3)
-        solved = np.linalg.solve(normal, 0.02 * hint)
+        normal = (right * weights[:, None]).T @ right / weights.sum() + _HINT_WEIGHT * np.eye(3)
+        solved = np.linalg.solve(normal, _HINT_WEIGHT * hint)
         length = np.linalg.norm(solved)
         if length < 1e-12:
             break
