@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -182,11 +183,19 @@ def read_json(path: Path, schema: int, keys: Iterable[str] | None = None) -> dic
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Writes named numpy arrays as one safetensors file, atomically."""
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with atomic_path(path) as temporary:
-        save_file(contiguous, str(temporary), metadata=dict(metadata) if metadata else None)
+        try:
+            save_file(contiguous, str(temporary), metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            # The library wraps the system's refusals, a full disk above all, in an error of its own.
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
