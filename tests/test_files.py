@@ -68,6 +68,19 @@ def test_arrays_round_trip_and_a_cut_file_is_refused(tmp_path: Path) -> None:
         files.read_arrays(path)
 
 
+def test_a_full_disk_under_arrays_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors wraps the system's refusal in an error of its own."""
+    import safetensors.numpy
+
+    def full(*args: object, **options: object) -> None:
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(ReconError, match="disk is full"):
+        files.write_arrays(tmp_path / "a.safetensors", {"x": np.zeros(3)})
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ReconError, match="preparing"):

@@ -59,7 +59,7 @@ def map_figure(scene: Scene, side: bool) -> str:
 
 
 def matrix_figure(matrix: npt.NDArray[np.int64]) -> str:
-    """Returns the matrix of matches between photos as an image element; darker means more."""
+    """Returns the matrix of matches between photos as an image element; a stronger colour means more."""
     from PIL import Image
 
     count = len(matrix)
@@ -75,7 +75,7 @@ def matrix_figure(matrix: npt.NDArray[np.int64]) -> str:
         image = image.resize((800, 800), Image.Resampling.BOX)
     return (
         f'<img class="matrix" alt="matches between all pairs of {count} photos" src="{data_url(image, "PNG")}" '
-        f'title="row and column are photos in order; darker means more matches">'
+        f'title="row and column are photos in order; a stronger colour means more matches">'
     )
 
 
@@ -190,7 +190,7 @@ def _scale_bar(scale: float, meters_per_unit: float | None) -> str:
     length = max((m for m in (1, 2, 5) if m * step <= target), default=1) * step
     px = length / per_px
     y = MAP_HEIGHT - 14
-    name = f"{length:g} {'m' if meters_per_unit else 'units'}"
+    name = f"{length:g} {'m' if meters_per_unit else 'unit' if length == 1 else 'units'}"
     return (
         f'<g class="scale"><line x1="16" x2="{16 + px:.1f}" y1="{y}" y2="{y}"/>'
         f'<text x="16" y="{y - 6}">{name}</text></g>'
