@@ -134,10 +134,14 @@ def retriangulate(problem: MappingProblem, model: Any) -> None:
     """Completes and merges tracks, which the better lens now lets fit."""
     import pycolmap
 
+    # COLMAP leaves photos out of a model that none of its photos is linked to, and stumbles over their pairs.
+    posed = set(model.reg_image_ids())
     graph = pycolmap.CorrespondenceGraph()
-    for index, features in enumerate(problem.features):
-        graph.add_image(index + 1, len(features))
+    for image_id in sorted(posed):
+        graph.add_image(image_id, len(problem.features[image_id - 1]))
     for geometry in problem.geometries:
+        if not {geometry.first + 1, geometry.second + 1} <= posed:
+            continue
         graph.add_two_view_geometry(geometry.first + 1, geometry.second + 1, to_pycolmap(geometry))
     graph.finalize()
     manager = pycolmap.ObservationManager(model, graph)
