@@ -7,7 +7,7 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--page:#131416;--card:#1c1e21;--ink:#ecebe8;--soft:#9a9da1;--line:#2e3135;
 --accent:#7ab3ec;--good:#6fd3a0;--good-bg:#163325;--warn:#f0b75a;--warn-bg:#3a2c10;--bad:#ff8a80;--bad-bg:#401c19;
 --map:#17191b}.map image{filter:brightness(1.5)}
-.matrix{filter:invert(1) hue-rotate(180deg)}}
+figure .matrix{filter:invert(1) hue-rotate(180deg);border:0}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue",sans-serif}
