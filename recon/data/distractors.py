@@ -6,13 +6,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from recon.data import furniture as f
 from recon.data.config import CaptureConfig, Kind
-from recon.data.materials import cloth, random_color, speckled, striped_cloth
+from recon.data.materials import cloth, speckled, striped_cloth
 from recon.data.shapes import cushion, lathe, moved, smooth_profile
 from recon.data.stage import Stage, unlit_stage
 from recon.data.surfaces import Patch
 
 FloatArray = npt.NDArray[np.float64]
+COATS = (f.TEAL, f.MUSTARD, f.BRICK_RED, f.NAVY, f.ROSE, f.SAGE, (0.30, 0.28, 0.33))
 
 
 def place_distractors(kind: Kind, cam_from_world: FloatArray, config: CaptureConfig, number: int) -> Stage:
@@ -26,7 +28,7 @@ def place_distractors(kind: Kind, cam_from_world: FloatArray, config: CaptureCon
         distance = reach * rng.uniform(0.75, 1.3)
         sideways = rng.uniform(-0.45, 0.45) * distance
         spot = center + rotation.T @ np.array([sideways, 0.1 * distance, distance])
-        color = random_color(rng, 0.15, 0.85)
+        color = COATS[rng.integers(len(COATS))]
         if (k + number) % 2 == 0:
             patches += moved(_ball(0.05 if kind == "object" else 0.14, color), spot)
         elif kind == "object":

@@ -169,7 +169,7 @@ def brick(color: Color, mortar: Color) -> Painter:
         column = np.floor(along / length).astype(np.int32)
         columns = int(np.ceil(canvas.width * canvas.texel_m / length)) + 4
         column = np.clip(column, 0, columns - 1)
-        tone = rng.normal(0, 1, (rows, columns, 3)).astype(np.float32) * np.array([0.09, 0.07, 0.06], np.float32)
+        tone = rng.normal(0, 1, (rows, columns, 3)).astype(np.float32) * np.array([0.06, 0.035, 0.035], np.float32)
         tone += rng.normal(0, 0.11, (rows, columns, 1)).astype(np.float32)
         bricks = canvas.fill(color) * (1 + tone[row, column])
         bricks = mottled(bricks, canvas.noise(0.05, 5, 0.7), 0.09)

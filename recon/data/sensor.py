@@ -18,12 +18,12 @@ SENSOR_WIDTH_MM = 6.4
 
 
 def exposures_log2(config: CaptureConfig) -> npt.NDArray[np.float64]:
-    """Returns the exposure of each photograph in stops; their mean is 0."""
+    """Returns the exposure of each photograph in stops; their mean is 0, their deviation as configured."""
     rng = np.random.default_rng([config.seed, 11])
     # A camera's automatic exposure drifts along the walk; it does not jump from photograph to photograph.
     steps = rng.standard_normal(config.views + 4)
-    smooth = np.convolve(steps, np.ones(5) / np.sqrt(5), "valid")
-    return config.exposure_stops * (smooth - smooth.mean())
+    smooth = np.convolve(steps, np.ones(5), "valid")
+    return config.exposure_stops * (smooth - smooth.mean()) / max(float(smooth.std()), 1e-9)
 
 
 def sensed(
@@ -44,9 +44,10 @@ def sensed(
         radius = np.linalg.norm(offset, axis=-1) / np.hypot(camera.width / 2, camera.height / 2)
         light = light * (1 - config.vignetting * np.clip(radius, 0, 1.2) ** 2)[..., None].astype(np.float32)
     if config.noise > 0:
-        # Shot noise grows with the root of the light; `noise` is its size at mid grey.
+        # Shot noise grows with the root of the light; `noise` is its size at mid grey, where the
+        # response has a slope of 1.19.
         rng = np.random.default_rng([config.seed, 13, number])
-        scale = config.noise * np.sqrt(np.maximum(light, 0.002) / np.float32(0.18)) * np.float32(0.5)
+        scale = config.noise * np.sqrt(np.maximum(light, 0.002) / np.float32(0.18)) * np.float32(0.84)
         light = light + scale * rng.standard_normal(light.shape, dtype=np.float32)
     values = develop(np.maximum(light, 0))
     return np.clip(np.round(values * 255), 0, 255).astype(np.uint8)

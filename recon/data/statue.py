@@ -223,7 +223,7 @@ def _table() -> list[Patch]:
         [Patch("runner", runner, m.rug((f.CREAM, f.TEAL, f.BRICK_RED, f.MUSTARD)), 0.0012, 0.012)], (0, 0, 0), 1.1
     )
     return [
-        Patch("table top", _round_sheet((0, 0, TABLE_TOP_Z), 0.46), m.wood(f.OAK, 1.2), 0.0012, 0.014, gloss=0.2),
+        Patch("table top", _round_sheet((0, 0, TABLE_TOP_Z), 0.46), m.wood(f.OAK, 0.75), 0.0012, 0.014, gloss=0.2),
         Patch("table rim", rim, m.wood(f.OAK), 0.002, 0.03, wraps=True),
         Patch("table leg", leg, m.wood(f.WALNUT, 1, True), 0.003, 0.05, wraps=True),
         *turned,

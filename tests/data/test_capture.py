@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 
 from recon.cameras import CameraModel
 from recon.data import CaptureConfig, SyntheticCapture, load_capture, make_capture, sparse_points
+from recon.data.surfaces import linear_from_srgb
 from recon.errors import ReconError
 from recon.files import atomic_path
 
@@ -190,6 +191,52 @@ def test_the_same_configuration_gives_the_same_bytes(tmp_path: Path) -> None:
         assert "masks/frame_0002.jpg.png" in first
     other = make_capture("room", tmp_path / "other", replace(config, views=1, seed=1))
     assert file_hashes(other.root)["photos/frame_0001.jpg"] != first["photos/frame_0001.jpg"]
+
+
+def test_distractors_stay_within_their_masks(tmp_path: Path) -> None:
+    config = replace(SMALL, views=3, detail=0.2)
+    empty = make_capture("room", tmp_path / "empty", config)
+    busy = make_capture("room", tmp_path / "busy", replace(config, distractors=2))
+    assert empty.masks_dir is None
+    assert busy.masks_dir is not None
+    for number, frame in enumerate(busy.scene.frames):
+        assert frame.mask_path is not None
+        with Image.open(frame.mask_path) as mask:
+            keep = np.asarray(mask) > 0
+        assert 0.02 < (~keep).mean() < 0.7
+        same = (image(empty, number) == image(busy, number)).all(-1)
+        assert same[keep].all()
+        assert same[~keep].mean() < 0.1
+        # The truth is that of the room without its visitors.
+        assert np.array_equal(depth_of(empty, number), depth_of(busy, number))
+
+
+def test_exposure_and_vignetting_change_brightness_as_told(tmp_path: Path) -> None:
+    config = replace(SMALL, views=3, detail=0.2)
+    plain = make_capture("room", tmp_path / "plain", config)
+    exposed = make_capture("room", tmp_path / "exposed", replace(config, exposure_stops=0.5))
+    stops = [frame.exposure_log2 for frame in exposed.scene.frames]
+    assert all(stop is not None for stop in stops)
+    assert np.std(stops) == pytest.approx(0.5)  # type: ignore[arg-type]
+    for number, stop in enumerate(stops):
+        before, after = (linear_from_srgb(image(c, number) / 255.0) for c in (plain, exposed))
+        # Below the shoulder of the response, light is proportional.
+        usable = (before > 0.05) & (before < 0.4) & (after < 0.6)
+        assert np.median(after[usable] / before[usable]) == pytest.approx(2.0**stop, rel=0.02)  # type: ignore[operator]
+    dark = make_capture("room", tmp_path / "dark", replace(config, vignetting=0.5))
+    ratio = (image(dark, 0).astype(float) + 1) / (image(plain, 0) + 1)
+    assert np.median(ratio[40:50, 55:65]) > 0.99
+    assert np.median(ratio[:6, :6]) < 0.85
+
+
+def test_noise_is_as_strong_as_told(tmp_path: Path) -> None:
+    config = replace(SMALL, views=1, detail=0.2)
+    plain = make_capture("object", tmp_path / "plain", config)
+    noisy = make_capture("object", tmp_path / "noisy", replace(config, noise=0.02))
+    difference = image(noisy, 0).astype(float) - image(plain, 0)
+    grey = np.abs(image(plain, 0).astype(float) - 118) < 30
+    assert np.std(difference[grey]) / 255 == pytest.approx(0.02, rel=0.25)
+    assert abs(difference[grey].mean()) < 0.5
 
 
 def test_a_finished_capture_is_not_made_again(capture: SyntheticCapture) -> None:
