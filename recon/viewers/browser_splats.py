@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from recon.cameras import Camera
-from recon.kernels.projection.spherical_harmonics import evaluate_sh
+from recon.kernels.projection.spherical_harmonics import sh_basis
 from recon.splats import Splats
 
 FloatArray = npt.NDArray[np.float32]
@@ -47,7 +47,7 @@ class BrowserSplats:
 def browser_splats(splats: Splats, cameras: Sequence[Camera] = (), limit: int = 1_000_000) -> BrowserSplats:
     """Prepares splats for the browser.
 
-    Colours that depend on the direction become their mean over the directions of (up to 24 of) `cameras`, which is
+    Colours that depend on the direction become their mean over the directions of (up to 12 of) `cameras`, which is
     closer to what was trained than the constant harmonic alone; without cameras that one is taken.  Of more than
     `limit` splats the ones with the largest opacity times area are kept.
     """
@@ -74,24 +74,25 @@ def browser_splats(splats: Splats, cameras: Sequence[Camera] = (), limit: int = 
     )
 
 
-def mean_colors(splats: Splats, cameras: Sequence[Camera], most_cameras: int = 24) -> FloatArray:
-    """Returns [N, 3] colours in 0..1, averaged over the directions from which the cameras see each splat."""
+def mean_colors(splats: Splats, cameras: Sequence[Camera], most_cameras: int = 12) -> FloatArray:
+    """Returns [N, 3] colours in 0..1, averaged over the directions from which the cameras see each splat.
+
+    The mean of the colours is the colour of the mean harmonics, but for clamping, so the coefficients are read once.
+    """
     if not cameras or splats.sh_degree == 0 or not len(splats):
         base: FloatArray = splats.base_colors.float().numpy()
         return base
     chosen = [cameras[i] for i in np.unique(np.linspace(0, len(cameras) - 1, most_cameras).round().astype(int))]
-    total = torch.zeros(len(splats), 3, dtype=torch.float64)
-    weight = torch.full((len(splats), 1), 1e-6, dtype=torch.float64)
-    means = splats.means.double()
+    means = splats.means.float()
+    total = torch.zeros(len(splats), splats.sh.shape[1])
+    weight = torch.full((len(splats), 1), 1e-6)
     for camera in chosen:
-        offsets = means - torch.from_numpy(camera.center_in_world)
-        directions = torch.nn.functional.normalize(offsets, dim=1)
-        colors = (0.5 + evaluate_sh(splats.sh.double(), directions, splats.sh_degree)).clamp(0, 1)
+        offsets = means - torch.from_numpy(camera.center_in_world).float()
         # Photographs that a splat is in front of shaped its colour; the others count a little, for splats in none.
-        ahead = (offsets @ torch.from_numpy(camera.forward_in_world) > 0).double()[:, None] + 1e-3
-        total += ahead * colors
+        ahead = (offsets @ torch.from_numpy(camera.forward_in_world).float() > 0).float()[:, None] + 1e-3
+        total += ahead * sh_basis(torch.nn.functional.normalize(offsets, dim=1), splats.sh_degree)
         weight += ahead
-    mean: FloatArray = (total / weight).float().numpy()
+    mean: FloatArray = (0.5 + torch.einsum("nk,nkc->nc", total / weight, splats.sh.float())).clamp(0, 1).numpy()
     return mean
 
 

@@ -129,10 +129,29 @@ def add_mesh(
     vertices = np.asarray(mesh.vertices, dtype=np.float32) * np.float32(stage.scale)
     if mesh.colors is None:
         return server.scene.add_mesh_simple("/mesh", vertices, mesh.faces, color=(190, 190, 195), side="double")
+    return server.scene.add_glb("/mesh", unlit_glb(vertices, mesh.faces, mesh.colors))
+
+
+def unlit_glb(
+    vertices: npt.NDArray[np.float32], faces: npt.NDArray[np.integer], colors: npt.NDArray[np.uint8]
+) -> bytes:
+    """Returns a GLB whose vertex colours are shown as they are: photographs carry their light already."""
     import trimesh
 
-    visual = trimesh.visual.ColorVisuals(vertex_colors=mesh.colors)
-    return server.scene.add_mesh_trimesh("/mesh", trimesh.Trimesh(vertices, mesh.faces, visual=visual, process=False))
+    # glTF takes vertex colours for linear light; photographs are sRGB.
+    srgb = colors / 255.0
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    alpha = np.full((len(colors), 1), 255)
+    visual = trimesh.visual.TextureVisuals(material=trimesh.visual.material.PBRMaterial(doubleSided=True))
+    visual.vertex_attributes["color"] = np.concatenate([255 * linear, alpha], 1).round().astype(np.uint8)
+    scene = trimesh.Trimesh(vertices, faces, visual=visual, process=False).scene()
+
+    def make_unlit(tree: dict[str, Any]) -> None:
+        tree["extensionsUsed"] = [*tree.get("extensionsUsed", []), "KHR_materials_unlit"]
+        for material in tree["materials"]:
+            material["extensions"] = {"KHR_materials_unlit": {}}
+
+    return bytes(trimesh.exchange.gltf.export_glb(scene, tree_postprocessor=make_unlit))
 
 
 def simplified(mesh: Mesh, faces: int) -> Mesh:

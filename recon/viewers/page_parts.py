@@ -154,8 +154,10 @@ def camera_map_svg(
     shown = np.zeros((0, 2)) if points is None else np.asarray(points, dtype=np.float64)[:, :2]
     low, high = centers.min(0), centers.max(0)
     if len(shown):
-        low = np.minimum(low, np.percentile(shown, 4, axis=0))
-        high = np.maximum(high, np.percentile(shown, 96, axis=0))
+        # A far background may be seen, but not so that the cameras become specks.
+        reach = 0.6 * max(float((high - low).max()), 1e-6)
+        low = np.minimum(low, np.maximum(np.percentile(shown, 4, axis=0), low - reach))
+        high = np.maximum(high, np.minimum(np.percentile(shown, 96, axis=0), high + reach))
     span = 1.12 * max(float((high - low).max()), 1e-6)
     corner = (low + high) / 2 - span / 2
 

@@ -22,7 +22,7 @@ from recon.render import RenderOptions, RenderOutput
 from recon.scene import Scene, SparsePoints
 from recon.surface.mesh import Mesh
 from recon.viewers import Content, load_content, open_viewer
-from recon.viewers.layers import fov_to_show, frustum_scale, quaternion_wxyz, simplified, thumbnail
+from recon.viewers.layers import fov_to_show, frustum_scale, quaternion_wxyz, simplified, thumbnail, unlit_glb
 from recon.viewers.server import close_server, open_server, url_of
 from recon.viewers.stage import clearest_camera, find_stage
 
@@ -229,6 +229,20 @@ def test_a_simplified_mesh_keeps_its_shape_and_colours() -> None:
     assert mesh.colors is not None
     top = mesh.vertices[:, 2] > 0.1
     assert (mesh.colors[top, 0] == 255).all()
+
+
+def test_the_browsers_mesh_is_unlit_and_its_colours_are_linear() -> None:
+    colors = np.array([[0, 0, 0], [255, 128, 0], [10, 20, 30], [200, 200, 200]], np.uint8)
+    data = unlit_glb(tetrahedron().vertices.astype(np.float32), tetrahedron().faces, colors)
+    length = int.from_bytes(data[12:16], "little")
+    tree = json.loads(data[20 : 20 + length])
+    assert tree["extensionsUsed"] == ["KHR_materials_unlit"]
+    assert tree["materials"][0]["extensions"] == {"KHR_materials_unlit": {}}
+    accessor = tree["accessors"][tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]]
+    start = 20 + length + 8 + tree["bufferViews"][accessor["bufferView"]]["byteOffset"]
+    found = np.frombuffer(data[start : start + 16], np.uint8).reshape(4, 4)
+    # sRGB 128 is 0.2159 of linear light.
+    assert found[1].tolist() == [255, 55, 0, 255]
 
 
 # Where it stands ------------------------------------------------------------------------------------------------
