@@ -21,7 +21,7 @@ class RateConfig(Checked):
     """Of the positions, in scene extents per step; 0 to 1."""
     position_end_ratio: float = ranged(0.01, 1e-6, 1.0)
     """The position's (and pose's) rate at the last step over that at the first, falling exponentially; 0 to 1."""
-    end_ratio: float = ranged(1.0, 1e-4, 1.0)
+    end_ratio: float = ranged(0.25, 1e-4, 1.0)
     """The rate of scales, rotations, opacities and colours at the last step over that at the first; up to 1."""
     scale: float = ranged(0.02, 0.0, 1.0)
     """Of the log scales, per step; 0 to 1."""
