@@ -166,7 +166,8 @@ def _figures(outcome: Outcome) -> str:
         figures.append(
             f'<figure class="square">{matrix_figure(outcome.sfm.matches_matrix())}'
             "<figcaption>Matches between photos, in order: the stronger the colour, the more. A band along the diagonal"
-            " is a walk, a square is a place seen by many photos, an empty row is a photo on its own.</figcaption></figure>"
+            " is a walk, a square is a place seen by many photos, an empty row is a photo on its own."
+            "</figcaption></figure>"
         )
         figures.append(
             f'<figure class="square">{_coverage_figure(outcome.sfm.photos)}<figcaption>How much of each photo is'
