@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -486,3 +488,13 @@ def _document(key: str, report: ProcessReport, outcome: Outcome) -> dict[str, An
     if outcome.sfm is not None:
         document["sfm"] = outcome.sfm.to_json()
     return document
+
+
+class _CallableModule(ModuleType):
+    """Lets `recon.process(...)` work whether the name means this module (once it is imported) or its function."""
+
+    def __call__(self, *args: Any, **options: Any) -> ProcessReport:
+        return process(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

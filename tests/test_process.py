@@ -331,6 +331,13 @@ def test_options_have_names_of_their_own() -> None:
     assert not {option.name for option in fields(ProcessConfig)} & {option.name for option in fields(SfmConfig)}
 
 
+def test_the_name_in_the_package_can_be_called(tmp_path: Path) -> None:
+    import recon.process
+
+    with pytest.raises(ReconError, match="no such file or folder"):
+        recon.process(tmp_path / "none", tmp_path / "out")  # type: ignore[operator]
+
+
 class TestBadInput:
     def refused(self, source: Path, out: Path, match: str, **options) -> ReconError:
         with pytest.raises(ReconError, match=match) as caught:
