@@ -150,7 +150,8 @@ def orbit_path(cameras: Sequence[Camera], options: PathOptions) -> CameraPath:
     focus = scene_focus(cameras)
     offsets = centers - focus
     radii = np.linalg.norm(offsets[:, :2], axis=1)
-    radius = max(float(np.median(radii)), 0.02 * float(np.linalg.norm(offsets, axis=1).max()), 1e-3)
+    # A little further away than most: close-ups cut the subject off.
+    radius = max(float(np.percentile(radii, 70)), 0.02 * float(np.linalg.norm(offsets, axis=1).max()), 1e-3)
     height = float(np.median(offsets[:, 2]))
     fps = options.fps or 30.0
     count = options.frame_count(options.seconds or 10.0, fps)
