@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 SCHEMA = 1
 # Raised whenever the same configuration would give other pictures than before.
-LOOK = 3
+LOOK = 4
 _KEYS = ("kind", "look", "config", "frames", "object_bounds_m", "scene_bounds_m")
 
 

@@ -79,6 +79,9 @@ def specks(canvas: Canvas, per_m2: float, radius_m: tuple[float, float]) -> Fiel
     import cv2
 
     mask = np.zeros(canvas.shape, np.uint8)
+    if radius_m[1] < 0.5 * canvas.texel_m:
+        # Too small to be told apart.
+        return mask.astype(np.float32)
     area = canvas.height * canvas.width * canvas.texel_m**2
     count = int(per_m2 * area)
     xs = canvas.rng.uniform(0, canvas.width, count)
