@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _KEYS = ("step", "token", "seconds", "fingerprint", "sampler", "random", "values")
 _NAME = re.compile(r"step-(\d+)\.json")
+_FILES = re.compile(r"step-\d{8,}\.(json|safetensors)")
 _TRAINER, _LOOP = "trainer/", "loop/"
 
 
@@ -111,6 +112,18 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Pat
         old.with_suffix(".json").unlink(missing_ok=True)
         old.with_suffix(".safetensors").unlink(missing_ok=True)
     return base.with_suffix(".json")
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Removes the checkpoints in a folder and nothing else; the folder goes if that leaves it empty."""
+    if not folder.is_dir():
+        return
+    remove_leftovers(folder)
+    for path in folder.iterdir():
+        if _FILES.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def list_checkpoints(folder: Path) -> list[int]:

@@ -8,7 +8,6 @@ is written last and says that all of it is there.  `evaluate` adds eval.json and
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -243,17 +242,18 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 def _prepare(out: Path, method: Method, config: TrainConfig, existing: Existing) -> Checkpoint | None:
     """Returns the checkpoint to go on from, None for a fresh run, and makes room for that where it is asked for."""
-    from recon.methods.checkpoint import newest_checkpoint
+    from recon.methods.checkpoint import clear_checkpoints, newest_checkpoint
 
     remove_leftovers(out)
     if not (out / "config.json").is_file():
         # Without its configuration nothing can be told of a checkpoint, so it is no run.
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        clear_checkpoints(out / "checkpoints")
         return None
     if existing == "replace":
+        _read_document(out)  # which refuses a config.json that is somebody else's
         for name in ("config.json", _REPORT, "metrics.jsonl", "eval.json", "splats.ply"):
             (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        clear_checkpoints(out / "checkpoints")
         return None
     doing = f"{'resuming' if existing == 'resume' else 'training into'} the run {out}"
     if existing == "refuse":

@@ -273,6 +273,23 @@ def test_a_run_is_not_overwritten_unless_told_so(toy_scene: Scene, tmp_path: Pat
     assert list_checkpoints(tmp_path / "run" / "checkpoints") == [7]
 
 
+def test_other_peoples_files_are_left_alone(toy_scene: Scene, tmp_path: Path) -> None:
+    out = tmp_path / "project"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / "model.pt").write_text("mine")
+    (out / "checkpoints" / "step-00000003.json").write_text("{}")
+    train(toy_scene, out, toy.ToyConfig(steps=5))
+    assert (out / "checkpoints" / "model.pt").read_text() == "mine"
+    assert list_checkpoints(out / "checkpoints") == [5]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"name": "mine"}')
+    for existing in ("refuse", "resume", "replace"):
+        with pytest.raises(ReconError):
+            train(toy_scene, other, toy.ToyConfig(steps=5), existing=existing)  # type: ignore[arg-type]
+    assert json.loads((other / "config.json").read_text()) == {"name": "mine"}
+
+
 def test_a_loss_that_stays_nan_stops_the_run_and_keeps_the_good_checkpoint(toy_scene: Scene, tmp_path: Path) -> None:
     config = toy.ToyConfig(steps=100, nan_after=30, checkpoint_s=1000.0)
     with pytest.raises(ReconError, match="not a finite number for 20 steps"):
