@@ -34,7 +34,6 @@ class Stage:
         eye: where the first view stands, world, [3].
         fov_rad: its vertical field of view.
         extent: radius of what matters about the focus, world units.
-        first: the number of the camera that the first view stands in, None where there are no cameras.
     """
 
     scale: float
@@ -42,7 +41,6 @@ class Stage:
     eye: FloatArray
     fov_rad: float
     extent: float
-    first: int | None = None
 
     def camera(self, wxyz: FloatArray, position: FloatArray, fov_rad: float, width: int, height: int) -> Camera:
         """Returns the world's camera for a browser's camera: world_from_cam rotation, position in browser units."""
@@ -65,13 +63,11 @@ def find_stage(content: Content) -> Stage:
 
 def find_stage_of(cameras: Sequence[Camera], positions: FloatArray) -> Stage:
     """Returns the stage of cameras or, where there are none, of positions [N, 3]."""
-    chosen = None
     if cameras:
         focus = scene_focus(cameras)
         centers = np.array([camera.center_in_world for camera in cameras])
         extent = max(float(np.percentile(np.linalg.norm(centers - focus, axis=1), 90)), 1e-6)
-        chosen = clearest_camera(cameras, focus)
-        first = cameras[chosen]
+        first = cameras[clearest_camera(cameras, focus)]
         fov_rad = 2 * math.atan(0.5 * first.height / first.fy)
         eye = first.center_in_world
     else:
@@ -82,7 +78,7 @@ def find_stage_of(cameras: Sequence[Camera], positions: FloatArray) -> Stage:
         eye = focus + extent * np.array([1.0, 0.0, 0.3])
     # A power of two, and one for scenes of usual size, so that the numbers in the browser stay the world's.
     scale = 1.0 if 0.5 <= extent <= 40 else float(2.0 ** np.round(np.log2(WANTED_EXTENT / extent)))
-    return Stage(scale, focus, eye, float(np.clip(fov_rad, math.radians(35), math.radians(80))), extent, chosen)
+    return Stage(scale, focus, eye, float(np.clip(fov_rad, math.radians(35), math.radians(80))), extent)
 
 
 def clearest_camera(cameras: Sequence[Camera], focus: FloatArray) -> int:
