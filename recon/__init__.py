@@ -12,13 +12,31 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "ReconError": "recon.errors",
     "Camera": "recon.cameras",
-    "Scene": "recon.scene",
-    "Splats": "recon.splats",
+    "MeshConfig": "recon.surface",
+    "PipelineConfig": "recon.cli.pipeline",
+    "ProcessConfig": "recon.process",
+    "ReconError": "recon.errors",
     "RenderOptions": "recon.render",
     "RenderOutput": "recon.render",
     "Renderer": "recon.render",
+    "Scene": "recon.scene",
+    "SplatConfig": "recon.methods",
+    "Splats": "recon.splats",
+    "evaluate": "recon.methods",
+    "extract_mesh": "recon.surface",
+    "load_run": "recon.methods",
+    "load_scene": "recon.scene_io",
+    "make_capture": "recon.data",
+    "process": "recon.process",
+    "read_splat_ply": "recon.formats.splat_ply",
+    "render_film": "recon.film",
+    "run_pipeline": "recon.cli.pipeline",
+    "train": "recon.methods",
+    "undistorted_camera": "recon.views",
+    "view": "recon.viewers",
+    "write_mesh": "recon.formats.mesh_files",
+    "write_splat_ply": "recon.formats.splat_ply",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

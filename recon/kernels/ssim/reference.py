@@ -12,7 +12,7 @@ C2 = 0.03**2
 
 
 def ssim_map_reference(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Returns the SSIM of every pixel and channel, [H, W, C], with zeros beyond the frame (Wang et al. 2004, eq. 13)."""
+    """Returns the SSIM of every pixel and channel, [H, W, C], zeros beyond the frame (Wang et al. 2004, eq. 13)."""
     offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=image.dtype, device=image.device)
     window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     window = window / window.sum()
