@@ -9,11 +9,13 @@ silent.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from recon.errors import ReconError
@@ -26,6 +28,8 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 PORTS_TRIED = 100
 
 _construction = threading.Lock()
+
+_at_exit: dict[viser.ViserServer, Callable[[], None]] = {}
 
 
 def open_server(host: str, port: int, label: str, progress: Progress = SILENT) -> viser.ViserServer:
@@ -58,6 +62,9 @@ def open_server(host: str, port: int, label: str, progress: Progress = SILENT) -
     # Standard output belongs to the command's own report.
     with _construction, contextlib.redirect_stdout(io.StringIO()), _own_pages_only():
         server = viser.ViserServer(host=host, port=free, label=label, verbose=False)
+    # At exit viser would stop the server by itself, with a line on standard output.
+    atexit.unregister(server.stop)
+    _at_exit[server] = atexit.register(partial(close_server, server))
     server.request_share_url = _refuse_to_share  # type: ignore[method-assign]
     server.gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=True)
     server.scene.set_up_direction("+z")
@@ -66,6 +73,9 @@ def open_server(host: str, port: int, label: str, progress: Progress = SILENT) -
 
 def close_server(server: viser.ViserServer) -> None:
     """Stops a server; sockets are closed when this returns."""
+    closer = _at_exit.pop(server, None)
+    if closer is not None:
+        atexit.unregister(closer)
     with contextlib.redirect_stdout(io.StringIO()):
         server.stop()
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import math
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -86,6 +88,16 @@ def test_a_taken_port_gives_the_next_free_one_and_says_so(capsys: pytest.Capture
             close_server(server)
     # Standard output belongs to the command's report.
     assert capsys.readouterr().out == ""
+
+
+def test_a_program_that_ends_with_viewers_open_prints_nothing() -> None:
+    program = (
+        "from recon.viewers.server import close_server, open_server\n"
+        "servers = [open_server('127.0.0.1', 0, 'recon') for _ in range(3)]\n"
+        "close_server(servers[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == ""
 
 
 def test_pages_of_other_origins_are_refused_and_the_relay_is_off() -> None:
