@@ -197,15 +197,16 @@ void backward_tile(const BlendParams& p, int tile_index, float* scratch, float* 
         return p.pair_gradients + static_cast<int64_t>(p.entries[2 * i + 1]) * p.pair_stride;
     };
     Batch batch;
-    PairView pair;
+    PairView pairs[kLanes];
     PairSums<D, kStatistics> sums;
     for (int64_t at = begin; at < stop; at += kLanes) {
         load_batch(p, tile, at, stop, batch);
         prefetch_records(p, at + kLanes, stop);
         for (int i = 0; i < batch.count; ++i) __builtin_prefetch(pair_line(at + i), 1);
+        for (int i = 0; i < batch.count; ++i) view_pair(p.records + batch.record[i], tile, pairs[i]);
         for (int i = 0; i < batch.count; ++i) {
             const float* record = p.records + batch.record[i];
-            view_pair(record, tile, pair);
+            const PairView& pair = pairs[i];
             sums.clear();
             if (D == 0) std::memset(channel_sums, 0, sizeof(float) * static_cast<size_t>(d));
             for (int strip = 0; strip < kStrips; ++strip)

@@ -54,13 +54,14 @@ void forward_tile(const BlendParams& p, int tile_index, float* scratch) {
     const int64_t begin = p.offsets[tile_index], end = p.offsets[tile_index + 1];
     int64_t at = begin;
     Batch batch;
-    PairView pair;
+    PairView pairs[kLanes];
     for (; at < end && tile.alive(); at += kLanes) {
         load_batch(p, tile, at, end, batch);
         prefetch_records(p, at + kLanes, end);
+        for (int i = 0; i < batch.count; ++i) view_pair(p.records + batch.record[i], tile, pairs[i]);
         for (int i = 0; i < batch.count; ++i) {
             const float* record = p.records + batch.record[i];
-            view_pair(record, tile, pair);
+            const PairView& pair = pairs[i];
             const float depth = kMedian ? p.depths[p.entries[2 * (at + i)]] : 0.0f;
             for (int strip = 0; strip < kStrips; ++strip)
                 forward_rows<D, kMedian>(p, record, depth, pair, static_cast<int>(batch.first[strip][i]),

@@ -248,7 +248,8 @@ void load_batch(const BlendParams& p, const TileView& tile, int64_t begin, int64
     }
 }
 
-// Row by row constants of alpha's exponent.
+// Row by row constants of alpha's exponent; made for a whole batch first, since reading back what was stored just
+// before, piece by piece, stalls.
 struct PairView {
     float dx, dy;                     // mean minus the centre of the first pixel
     alignas(64) float offset[kTile];  // w = scale · column + offset
