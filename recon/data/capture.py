@@ -28,7 +28,7 @@ import numpy.typing as npt
 from recon.cameras import Camera
 from recon.data.config import CaptureConfig, Kind
 from recon.errors import ReconError
-from recon.files import atomic_directory, ensure_output_directory, fingerprint, read_json, write_json
+from recon.files import atomic_directory, ensure_output_directory, read_json, remove_leftovers, write_json
 from recon.progress import SILENT, Progress
 from recon.scene import Frame, Scene, SparsePoints, WorldFrame
 
@@ -108,7 +108,10 @@ def make_capture(
         return found
     # Without its index the folder is no capture, so a killed run leaves nothing that looks finished.
     (root / "capture.json").unlink(missing_ok=True)
+    remove_leftovers(root)
     document = _produce(kind, root, config, progress)
+    if not config.distractors:
+        (root / "masks").rmdir()
     write_json(root / "capture.json", document, SCHEMA)
     return load_capture(root)
 
@@ -292,8 +295,3 @@ def _frame(root: Path, entry: dict[str, Any], config: CaptureConfig) -> Frame:
         depth_path=root / "truth" / "depth" / f"{Path(name).stem}.npy" if config.maps else None,
         exposure_log2=float(entry["exposure_log2"]),
     )
-
-
-def capture_fingerprint(kind: Kind, config: CaptureConfig) -> str:
-    """Returns a short name for what `make_capture` would make."""
-    return fingerprint("capture", LOOK, kind, asdict(config))
