@@ -42,6 +42,7 @@ void bind_blend(nb::module_& m) {
     RECON_BIND_POINTER(c, BlendParams, opacities);
     RECON_BIND_POINTER(c, BlendParams, channels);
     RECON_BIND_POINTER(c, BlendParams, depths);
+    RECON_BIND_POINTER(c, BlendParams, slopes);
     RECON_BIND_POINTER(c, BlendParams, offsets);
     RECON_BIND_POINTER(c, BlendParams, entries);
     RECON_BIND_POINTER(c, BlendParams, pair_starts);
@@ -62,6 +63,7 @@ void bind_blend(nb::module_& m) {
     RECON_BIND_POINTER(c, BlendParams, weight_max);
     RECON_BIND_VALUE(c, BlendParams, count);
     RECON_BIND_VALUE(c, BlendParams, channel_count);
+    RECON_BIND_VALUE(c, BlendParams, slope_channel);
     RECON_BIND_VALUE(c, BlendParams, record_stride);
     RECON_BIND_VALUE(c, BlendParams, pair_stride);
     RECON_BIND_VALUE(c, BlendParams, width);

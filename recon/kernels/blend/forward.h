@@ -12,10 +12,17 @@ struct ForwardPlanes {
     float* channels;  // D planes
 };
 
-template <int D, bool kMedian>
-RECON_FN void forward_rows(const BlendParams& p, const float* record, float depth, const PairView& pair, int first,
-                           int last, int strip, const ForwardPlanes& t) {
+// Depth where the Gaussian's plane passes a pixel: that of its centre, and how it changes per pixel.
+struct DepthPlane {
+    float depth, slope_x, slope_y;
+};
+
+// `kDepth`: there is a median depth to find or a channel to tilt.
+template <int D, bool kDepth>
+RECON_FN void forward_rows(const BlendParams& p, const float* record, const DepthPlane& plane, const PairView& pair,
+                           int first, int last, int strip, const ForwardPlanes& t) {
     const int d = channel_count<D>(p);
+    const Pack along_row = Pack(plane.slope_x) * (strip_lanes(strip) - Pack(pair.dx));
     const Pack scaled_lanes = strip_lanes(strip) * Pack(record[kScale]), threshold(p.log2_cutoff);
     Pack color[D > 0 ? D : 1];
     for (int k = 0; k < D; ++k) color[k] = Pack(record[kRecordChannels + k]);
@@ -29,6 +36,17 @@ RECON_FN void forward_rows(const BlendParams& p, const float* record, float dept
         const Pack weight = alpha_sample(exponent, taken).alpha * before;
         const Pack after = before - weight;
         store(t.transmittance + at, after);
+        if constexpr (kDepth) {
+            const Pack tilt = fma_(Pack(plane.slope_y), Pack(pair.below[row]), along_row);
+            if (p.slope_channel >= 0) {
+                float* c = t.channels + p.slope_channel * kPixels + at;
+                store(c, fma_(weight, tilt, load(c)));
+            }
+            if (p.median_depth) {
+                const Mask crosses = (before > Pack(0.5f)) & (after <= Pack(0.5f));
+                store(t.median + at, select(crosses, Pack(plane.depth) + tilt, load(t.median + at)));
+            }
+        }
         if constexpr (D > 0) {
             for (int k = 0; k < D; ++k)
                 store(t.channels + k * kPixels + at, fma_(weight, color[k], load(t.channels + k * kPixels + at)));
@@ -38,14 +56,15 @@ RECON_FN void forward_rows(const BlendParams& p, const float* record, float dept
                 store(c, fma_(weight, Pack(record[kRecordChannels + k]), load(c)));
             }
         }
-        if constexpr (kMedian) {
-            const Mask crosses = (before > Pack(0.5f)) & (after <= Pack(0.5f));
-            store(t.median + at, select(crosses, Pack(depth), load(t.median + at)));
-        }
     }
 }
 
-template <int D, bool kMedian>
+DepthPlane depth_plane(const BlendParams& p, int64_t g) {
+    return {p.median_depth ? p.depths[g] : 0.0f, p.slopes ? p.slopes[2 * g] : 0.0f,
+            p.slopes ? p.slopes[2 * g + 1] : 0.0f};
+}
+
+template <int D, bool kDepth>
 void forward_tile(const BlendParams& p, int tile_index, float* scratch) {
     const int d = channel_count<D>(p);
     const ForwardPlanes t{scratch, scratch + kPixels, scratch + 2 * kPixels};
@@ -62,16 +81,16 @@ void forward_tile(const BlendParams& p, int tile_index, float* scratch) {
         for (int i = 0; i < batch.count; ++i) {
             const float* record = p.records + batch.record[i];
             const PairView& pair = pairs[i];
-            const float depth = kMedian ? p.depths[p.entries[2 * (at + i)]] : 0.0f;
+            const DepthPlane plane = kDepth ? depth_plane(p, p.entries[2 * (at + i)]) : DepthPlane{};
             for (int strip = 0; strip < kStrips; ++strip)
-                forward_rows<D, kMedian>(p, record, depth, pair, static_cast<int>(batch.first[strip][i]),
-                                         static_cast<int>(batch.last[strip][i]), strip, t);
+                forward_rows<D, kDepth>(p, record, plane, pair, static_cast<int>(batch.first[strip][i]),
+                                        static_cast<int>(batch.last[strip][i]), strip, t);
         }
         find_alive(t.transmittance, tile);
     }
     p.processed[tile_index] = static_cast<int32_t>((at < end ? at : end) - begin);
     write_planes<D>(p, tile, t.channels, p.out_channels, d);
-    if (kMedian) write_planes<1>(p, tile, t.median, p.median_depth, 1);
+    if (p.median_depth) write_planes<1>(p, tile, t.median, p.median_depth, 1);
     for (int j = 0; j < kPixels; j += kLanes) store(t.transmittance + j, Pack(1.0f) - load(t.transmittance + j));
     write_planes<1>(p, tile, t.transmittance, p.out_alpha, 1);
 }
@@ -85,7 +104,7 @@ void forward(const BlendParams& p) {
         Scratch scratch(2 + p.channel_count);
 #pragma omp for schedule(dynamic, 1)
         for (int tile = 0; tile < tiles; ++tile) {
-            if (p.median_depth)
+            if (p.median_depth || p.slopes)
                 forward_tile<D, true>(p, tile, scratch.data);
             else
                 forward_tile<D, false>(p, tile, scratch.data);

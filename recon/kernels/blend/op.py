@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from recon.errors import ReconError
 from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.binning.op import TILE_SIZE, TileLists
 from recon.kernels.checks import check_tensor
@@ -47,6 +48,19 @@ class BlendStatistics:
 
 
 @dataclass(frozen=True, eq=False)
+class DepthPlanes:
+    """Lets depth follow each Gaussian's own plane instead of being that of its centre wherever it is seen.
+
+    Attributes:
+        slopes: [N, 2] change of depth per pixel along x and y; a row that is not finite must not be visible.
+        channel: the channel that holds the centres' depth and is tilted; None for none.
+    """
+
+    slopes: torch.Tensor
+    channel: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Blended:
     """One picture.
 
@@ -71,6 +85,7 @@ def blend(
     median_depth: bool = False,
     statistics: BlendStatistics | None = None,
     backend: Backend = "auto",
+    planes: DepthPlanes | None = None,
 ) -> Blended:
     """Blends `channels` in the order of `tiles`; differentiable to means_px, conics, opacities and channels.
 
@@ -85,6 +100,7 @@ def blend(
         median_depth: also give the median depth.
         statistics: filled by the backward pass.
         backend: see `recon.kernels.backend`.
+        planes: tilts the median depth and one channel; for pictures only, there are no gradients with it.
 
     Raises:
         ReconError: shapes or types differ.
@@ -94,7 +110,12 @@ def blend(
     if resolved == "reference":
         from recon.kernels.blend.reference import blend_reference
 
-        return blend_reference(projected, channels, tiles, width, height, median_depth, statistics)
+        return blend_reference(projected, channels, tiles, (width, height), median_depth, statistics, planes)
+    if planes is not None:
+        check_tensor("blend", "planes.slopes", planes.slopes, (channels.shape[0], 2))
+        inputs = (projected.means_px, projected.conics, projected.opacities, channels, projected.depths)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+            raise ReconError("calling blend", "gradients are wanted with depth planes", "torch.no_grad()")
     picture = (width, height, median_depth)
     out = _Blend.apply(
         projected.means_px,
@@ -104,7 +125,7 @@ def blend(
         projected.depths.detach() if median_depth else None,
         tiles,
         picture,
-        statistics,
+        (statistics, planes),
     )
     return Blended(*out)
 
@@ -120,9 +141,10 @@ class _Blend(torch.autograd.Function):
         depths: torch.Tensor | None,
         tiles: TileLists,
         picture: tuple[int, int, bool],
-        statistics: BlendStatistics | None,
+        extras: tuple[BlendStatistics | None, DepthPlanes | None],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         width, height, wants_median = picture
+        statistics, planes = extras
         count, d = channels.shape
         module = native()
         record_stride = _whole_lines(module.blend_record_floats + d)
@@ -137,6 +159,9 @@ class _Blend(torch.autograd.Function):
             depths = depths.contiguous()
             params.depths, params.median_depth = depths.data_ptr(), median.data_ptr()
             ctx.mark_non_differentiable(median)
+        if planes is not None:
+            slopes = planes.slopes.contiguous()
+            params.slopes, params.slope_channel = slopes.data_ptr(), -1 if planes.channel is None else planes.channel
         module.blend_forward(params)
         ctx.save_for_backward(*inputs, records, out_channels, out_alpha, processed)
         ctx.tiles, ctx.statistics = tiles, statistics

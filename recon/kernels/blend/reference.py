@@ -9,7 +9,7 @@ import torch
 
 from recon.kernels.binning.op import TileLists
 from recon.kernels.binning.reference import mahalanobis, pixel_centers
-from recon.kernels.blend.op import MAX_ALPHA, MIN_TRANSMITTANCE, Blended, BlendStatistics
+from recon.kernels.blend.op import MAX_ALPHA, MIN_TRANSMITTANCE, Blended, BlendStatistics, DepthPlanes
 
 if TYPE_CHECKING:
     from recon.kernels.projection.op import Projected
@@ -19,13 +19,13 @@ def blend_reference(
     projected: Projected,
     channels: torch.Tensor,
     tiles: TileLists,
-    width: int,
-    height: int,
+    size: tuple[int, int],
     median_depth: bool = False,
     statistics: BlendStatistics | None = None,
+    planes: DepthPlanes | None = None,
 ) -> Blended:
     """As `recon.kernels.blend.op.blend`."""
-    d = channels.shape[1]
+    (width, height), d = size, channels.shape[1]
     out = channels.new_zeros((height, width, d))
     alpha = channels.new_zeros((height, width))
     median = channels.new_zeros((height, width)) if median_depth else None
@@ -39,11 +39,18 @@ def blend_reference(
         index, centers = pixel_centers(width, height, tile, channels)
         weights, transmittance = _weights(projected, ids, centers, tiles.alpha_cutoff, statistics)
         rows, columns = index.unbind(-1)
-        out = out.index_put((rows, columns), weights @ channels[ids])
+        values = weights @ channels[ids]
+        depths = projected.depths[ids].detach().expand(len(centers), -1)
+        if planes is not None:
+            tilts = ((centers[:, None] - projected.means_px[ids]) * planes.slopes[ids]).sum(-1)
+            depths = depths + tilts
+            if planes.channel is not None:
+                values[:, planes.channel] += (weights * tilts).sum(1)
+        out = out.index_put((rows, columns), values)
         alpha = alpha.index_put((rows, columns), 1 - transmittance[:, -1])
         if median is not None and len(ids):
             crosses = (transmittance[:, :-1] > 0.5) & (transmittance[:, 1:] <= 0.5)
-            median[rows, columns] = (crosses * projected.depths[ids].detach()).sum(1)
+            median[rows, columns] = (crosses * depths).sum(1)
     return Blended(out, alpha, median)
 
 
