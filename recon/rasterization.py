@@ -18,8 +18,9 @@ from recon.cameras import Camera
 from recon.errors import ReconError
 from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.binning.op import ALPHA_CUTOFF, bin_tiles
-from recon.kernels.blend.op import BlendStatistics, blend
+from recon.kernels.blend.op import BlendStatistics, DepthPlanes, blend
 from recon.kernels.projection.op import Projected, ProjectionOptions, project
+from recon.kernels.projection.reference import rotation_matrices
 from recon.render import RenderOptions, RenderOutput
 from recon.splats import Splats
 
@@ -38,6 +39,8 @@ class RasterizeOptions:
         near, far: Gaussians at other depths are left out, world units.
         depth: also give the expected depth.
         median_depth: also give the median depth.
+        planar_depth: depths follow each Gaussian's own plane instead of being that of its centre wherever it is seen,
+            which oblique surfaces need; for pictures only, under torch.no_grad().  Not with gsplat.
         normal: also give normals, from each Gaussian's shortest axis.
         features: also blend the splats' feature channels, where there are any.
         alpha_cutoff: smaller alphas are not blended.
@@ -49,6 +52,7 @@ class RasterizeOptions:
     far: float = 1e10
     depth: bool = False
     median_depth: bool = False
+    planar_depth: bool = False
     normal: bool = False
     features: bool = False
     alpha_cutoff: float = ALPHA_CUTOFF
@@ -128,13 +132,17 @@ class SplatRenderer:
 
     @torch.no_grad()
     def render(self, camera: Camera, options: RenderOptions | None = None) -> RenderOutput:
-        """Renders the view of a PINHOLE camera, by default its colours on black.  gsplat gives no median depth."""
+        """Renders the view of a PINHOLE camera, by default its colours on black.
+
+        Depths are planar; from gsplat there is no median depth, and the expected one is that of the centres.
+        """
         options = options or RenderOptions()
-        has_median = resolve_backend(self._backend, self.splats.device, BACKENDS) != "gsplat"
+        ours = resolve_backend(self._backend, self.splats.device, BACKENDS) != "gsplat"
         rasterize_options = RasterizeOptions(
             background=options.background,
             depth=options.depth,
-            median_depth=options.depth and has_median,
+            median_depth=options.depth and ours,
+            planar_depth=options.depth and ours,
             normal=options.normal,
             features=options.features,
         )
@@ -145,17 +153,37 @@ def facing_normals(splats: Splats, cam_from_world: torch.Tensor) -> torch.Tensor
     """Returns each Gaussian's shortest axis, turned towards the camera: unit vectors [N, 3] in the world."""
     quats = torch.nn.functional.normalize(splats.quats, dim=-1)
     shortest = splats.log_scales.detach().argmin(1)
-    w, x, y, z = quats.unbind(-1)
-    columns = [
-        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], -1),
-        torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], -1),
-        torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], -1),
-    ]
-    axes = torch.stack(columns, 1)[torch.arange(len(splats), device=splats.device), shortest]
+    axes = rotation_matrices(quats)[torch.arange(len(splats), device=splats.device), :, shortest]
     with torch.no_grad():
         center = -cam_from_world[:3, :3].T @ cam_from_world[:3, 3]
         away = ((splats.means - center) * axes).sum(-1) > 0
     return torch.where(away[:, None], -axes, axes)
+
+
+def depth_slopes(splats: Splats, cam_from_world: torch.Tensor, camera: Camera, conics: torch.Tensor) -> torch.Tensor:
+    """Returns how the depth of each Gaussian changes across the picture, [N, 2] in world units per pixel.
+
+    The expected depth under a pixel `d` away from the centre is that of the centre plus Cov(z, u) Cov(u, u)⁻¹ d, with
+    u the position in the picture, as for any normal distribution; a flat Gaussian so follows its plane (compare
+    RaDe-GS, Zhang et al. 2024).
+
+    Args:
+        splats: N Gaussians.
+        cam_from_world: [4, 4].
+        camera: intrinsics.
+        conics: [N, 3] inverse covariances in the picture.
+    """
+    rotation, translation = cam_from_world[:3, :3], cam_from_world[:3, 3]
+    x, y, z = (splats.means @ rotation.T + translation).unbind(-1)
+    quats = torch.nn.functional.normalize(splats.quats, dim=-1)
+    axes = rotation @ (rotation_matrices(quats) * splats.scales[:, None])
+    # The derivative of the picture's position by the point in the camera's frame, times the axes.
+    axes_u = (axes[:, 0] - (x / z)[:, None] * axes[:, 2]) * (camera.fx / z)[:, None]
+    axes_v = (axes[:, 1] - (y / z)[:, None] * axes[:, 2]) * (camera.fy / z)[:, None]
+    cov_zu, cov_zv = (axes[:, 2] * axes_u).sum(-1), (axes[:, 2] * axes_v).sum(-1)
+    a, b, c = conics.unbind(-1)
+    slopes = torch.stack([cov_zu * a + cov_zv * b, cov_zu * b + cov_zv * c], -1)
+    return torch.nan_to_num(slopes, 0.0, 0.0, 0.0)
 
 
 def _rasterize_kernels(
@@ -182,8 +210,13 @@ def _rasterize_kernels(
     parts.extend(_extra_channels(splats, options, cam_from_world))
     # Culled rows may hold anything in the extra channels; they are in no tile's list.
     channels = torch.cat(parts, 1) if len(parts) > 1 else projected.colors
-    statistics = BlendStatistics()
-    blended = blend(projected, channels, tiles, camera.width, camera.height, options.median_depth, statistics, backend)
+    statistics, planes = BlendStatistics(), None
+    if options.planar_depth and (options.depth or options.median_depth):
+        slopes = depth_slopes(splats, cam_from_world, camera, projected.conics)
+        planes = DepthPlanes(slopes, layout.depth.start if layout.depth else None)
+    blended = blend(
+        projected, channels, tiles, camera.width, camera.height, options.median_depth, statistics, backend, planes
+    )
     output = layout.output(blended.channels, blended.alpha, options.background, blended.median_depth)
     return Rasterization(output, tiles.touched, statistics, projected)
 
@@ -307,11 +340,11 @@ class _GsplatCall:
 def _rasterize_gsplat(
     splats: Splats, camera: Camera, options: RasterizeOptions, cam_from_world: torch.Tensor, degree: int
 ) -> Rasterization:
-    if options.median_depth:
+    if options.median_depth or options.planar_depth:
         raise ReconError(
             "rendering splats with the backend 'gsplat'",
-            "the median depth is asked for",
-            "the expected depth, which is all that gsplat gives",
+            "the median depth or planar depths are asked for",
+            "the expected depth of the centres, which is all that gsplat gives",
             "render on the CPU (--device cpu)",
         )
     if options.alpha_cutoff != ALPHA_CUTOFF:
