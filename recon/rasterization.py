@@ -39,8 +39,9 @@ class RasterizeOptions:
         near, far: Gaussians at other depths are left out, world units.
         depth: also give the expected depth.
         median_depth: also give the median depth.
-        planar_depth: depths follow each Gaussian's own plane instead of being that of its centre wherever it is seen,
-            which oblique surfaces need; for pictures only, under torch.no_grad().  Not with gsplat.
+        planar_depth: the expected depth follows each Gaussian's own plane instead of being that of its centre wherever
+            it is seen, which oblique surfaces need; for pictures only, under torch.no_grad().  Not with gsplat.
+            The median depth stays that of centres: it picks one Gaussian, whose plane may be any.
         normal: also give normals, from each Gaussian's shortest axis.
         features: also blend the splats' feature channels, where there are any.
         alpha_cutoff: smaller alphas are not blended.
@@ -134,7 +135,7 @@ class SplatRenderer:
     def render(self, camera: Camera, options: RenderOptions | None = None) -> RenderOutput:
         """Renders the view of a PINHOLE camera, by default its colours on black.
 
-        Depths are planar; from gsplat there is no median depth, and the expected one is that of the centres.
+        The expected depth is planar; from gsplat it is that of the centres, and there is no median depth.
         """
         options = options or RenderOptions()
         ours = resolve_backend(self._backend, self.splats.device, BACKENDS) != "gsplat"
@@ -211,9 +212,9 @@ def _rasterize_kernels(
     # Culled rows may hold anything in the extra channels; they are in no tile's list.
     channels = torch.cat(parts, 1) if len(parts) > 1 else projected.colors
     statistics, planes = BlendStatistics(), None
-    if options.planar_depth and (options.depth or options.median_depth):
+    if options.planar_depth and layout.depth is not None:
         slopes = depth_slopes(splats, cam_from_world, camera, projected.conics)
-        planes = DepthPlanes(slopes, layout.depth.start if layout.depth else None)
+        planes = DepthPlanes(slopes, layout.depth.start)
     blended = blend(
         projected, channels, tiles, camera.width, camera.height, options.median_depth, statistics, backend, planes
     )

@@ -12,7 +12,7 @@ struct ForwardPlanes {
     float* channels;  // D planes
 };
 
-// Depth where the Gaussian's plane passes a pixel: that of its centre, and how it changes per pixel.
+// Depth of the Gaussian's centre, and how that of its plane changes per pixel.
 struct DepthPlane {
     float depth, slope_x, slope_y;
 };
@@ -37,14 +37,14 @@ RECON_FN void forward_rows(const BlendParams& p, const float* record, const Dept
         const Pack after = before - weight;
         store(t.transmittance + at, after);
         if constexpr (kDepth) {
-            const Pack tilt = fma_(Pack(plane.slope_y), Pack(pair.below[row]), along_row);
-            if (p.slope_channel >= 0) {
+            if (p.slopes) {
+                const Pack tilt = fma_(Pack(plane.slope_y), Pack(pair.below[row]), along_row);
                 float* c = t.channels + p.slope_channel * kPixels + at;
                 store(c, fma_(weight, tilt, load(c)));
             }
             if (p.median_depth) {
                 const Mask crosses = (before > Pack(0.5f)) & (after <= Pack(0.5f));
-                store(t.median + at, select(crosses, Pack(plane.depth) + tilt, load(t.median + at)));
+                store(t.median + at, select(crosses, Pack(plane.depth), load(t.median + at)));
             }
         }
         if constexpr (D > 0) {

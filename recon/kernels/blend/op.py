@@ -52,12 +52,12 @@ class DepthPlanes:
     """Lets depth follow each Gaussian's own plane instead of being that of its centre wherever it is seen.
 
     Attributes:
-        slopes: [N, 2] change of depth per pixel along x and y; a row that is not finite must not be visible.
-        channel: the channel that holds the centres' depth and is tilted; None for none.
+        slopes: [N, 2] change of depth per pixel along x and y; finite.
+        channel: the channel that holds the centres' depth and is tilted.
     """
 
     slopes: torch.Tensor
-    channel: int | None = None
+    channel: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def blend(
         median_depth: also give the median depth.
         statistics: filled by the backward pass.
         backend: see `recon.kernels.backend`.
-        planes: tilts the median depth and one channel; for pictures only, there are no gradients with it.
+        planes: tilts one channel; for pictures only, there are no gradients with it.
 
     Raises:
         ReconError: shapes or types differ.
@@ -113,6 +113,7 @@ def blend(
         return blend_reference(projected, channels, tiles, (width, height), median_depth, statistics, planes)
     if planes is not None:
         check_tensor("blend", "planes.slopes", planes.slopes, (channels.shape[0], 2))
+        assert 0 <= planes.channel < channels.shape[1]
         inputs = (projected.means_px, projected.conics, projected.opacities, channels, projected.depths)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             raise ReconError("calling blend", "gradients are wanted with depth planes", "torch.no_grad()")
@@ -161,7 +162,7 @@ class _Blend(torch.autograd.Function):
             ctx.mark_non_differentiable(median)
         if planes is not None:
             slopes = planes.slopes.contiguous()
-            params.slopes, params.slope_channel = slopes.data_ptr(), -1 if planes.channel is None else planes.channel
+            params.slopes, params.slope_channel = slopes.data_ptr(), planes.channel
         module.blend_forward(params)
         ctx.save_for_backward(*inputs, records, out_channels, out_alpha, processed)
         ctx.tiles, ctx.statistics = tiles, statistics

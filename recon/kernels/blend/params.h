@@ -12,7 +12,7 @@ struct BlendParams {
     const float* opacities = nullptr;  // [N]
     const float* channels = nullptr;   // [N, D]
     const float* depths = nullptr;     // [N], read where median_depth is wanted
-    const float* slopes = nullptr;     // [N, 2], change of depth per pixel; nullptr for none
+    const float* slopes = nullptr;     // [N, 2], change of a channel per pixel; nullptr for none
     // Tile lists, T tiles and P pairs.
     const int32_t* offsets = nullptr;      // [T + 1]
     const int32_t* entries = nullptr;      // [P, 2] of (Gaussian, pair)
@@ -38,7 +38,7 @@ struct BlendParams {
 
     int64_t count = 0;  // N
     int32_t channel_count = 0;  // D
-    int32_t slope_channel = -1;  // the channel that the slopes tilt; -1 for none
+    int32_t slope_channel = -1;  // the channel that the slopes tilt
     int32_t record_stride = 0;
     int32_t pair_stride = 0;
     int32_t width = 0;

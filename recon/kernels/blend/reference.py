@@ -40,17 +40,14 @@ def blend_reference(
         weights, transmittance = _weights(projected, ids, centers, tiles.alpha_cutoff, statistics)
         rows, columns = index.unbind(-1)
         values = weights @ channels[ids]
-        depths = projected.depths[ids].detach().expand(len(centers), -1)
         if planes is not None:
             tilts = ((centers[:, None] - projected.means_px[ids]) * planes.slopes[ids]).sum(-1)
-            depths = depths + tilts
-            if planes.channel is not None:
-                values[:, planes.channel] += (weights * tilts).sum(1)
+            values[:, planes.channel] += (weights * tilts).sum(1)
         out = out.index_put((rows, columns), values)
         alpha = alpha.index_put((rows, columns), 1 - transmittance[:, -1])
         if median is not None and len(ids):
             crosses = (transmittance[:, :-1] > 0.5) & (transmittance[:, 1:] <= 0.5)
-            median[rows, columns] = (crosses * depths).sum(1)
+            median[rows, columns] = (crosses * projected.depths[ids].detach()).sum(1)
     return Blended(out, alpha, median)
 
 
