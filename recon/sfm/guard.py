@@ -18,7 +18,7 @@ from recon.sfm.contracts import Features, PairGeometry
 from recon.sfm.observations import Observations, pair_agreement, posed_image_ids, read_observations
 
 AGREEMENT_LIMIT_PX = 8.0
-LEAST_AGREEMENT = 0.5
+LEAST_AGREEMENT = 0.4
 LEAST_POINTS = 12
 
 

@@ -174,7 +174,6 @@ def _run_incremental(
     settings.random_seed = options.seed
     settings.num_threads = options.threads
     settings.extract_colors = False
-    settings.min_model_size = 3
     settings.constant_cameras = constant_cameras(problem.photos)
     settings.mapper.init_min_num_inliers = options.init_inliers
     settings.mapper.init_min_tri_angle = options.init_angle_deg

@@ -161,14 +161,17 @@ def ladder(photos: SfmInput, config: SfmConfig) -> list[Rung]:
         pose_inlier_ratio=0.12,
         two_view_points=True,
     )
-    rungs = [
-        Rung("quick", quick, matches, mapper),
+    rungs = [Rung("quick", quick, matches, mapper)]
+    # Mapping is cheap beside features and matches, so the other mapper has its turn before those are made anew.
+    if config.mapper != "incremental":
+        other = "incremental" if first == "global" else "global"
+        rungs.append(Rung(f"{other} mapper", quick, matches, replace(mapper, kind=other)))
+    rungs += [
         Rung("more features, guided matching", many, guided, mapper, more_pairs=True),
         Rung("relaxed thresholds", many, guided, relaxed, more_pairs=True),
     ]
     if config.mapper != "incremental":
-        other = "incremental" if first == "global" else "global"
-        rungs.append(Rung(f"{other} mapper", many, guided, replace(mapper, kind=other), more_pairs=True))
+        rungs.append(Rung(f"more features, {other} mapper", many, guided, replace(mapper, kind=other), more_pairs=True))
     if count <= 200:
         affine = replace(many, affine=True)
         rungs.append(Rung("affine features, relaxed thresholds", affine, guided, relaxed, more_pairs=True))

@@ -138,6 +138,7 @@ def test_a_preview_keeps_the_pairs_that_match(monkeypatch: pytest.MonkeyPatch) -
     chosen = preview(features, all_pairs(16), 5, 2, SILENT)
     assert all(a % 2 == b % 2 for a, b in chosen)
     assert {index for pair in chosen for index in pair} == set(range(16))
+    monkeypatch.setattr(pairs_module, "EXHAUSTIVE_UP_TO", 5)
     monkeypatch.setattr(pairs_module, "PREVIEW_ALL_UP_TO", 10)
     large, how = choose_pairs(features, "auto", False, 2, SILENT)
     assert how == "retrieval"
@@ -151,7 +152,8 @@ def test_a_photo_that_matches_nothing_keeps_candidates() -> None:
     assert any(8 in pair for pair in chosen)
 
 
-def test_a_video_is_matched_along_time() -> None:
+def test_a_video_is_matched_along_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs_module, "EXHAUSTIVE_UP_TO", 5)
     pairs = set(sequential_pairs(100))
     assert all((i, i + 1) in pairs for i in range(99))
     assert (0, 64) in pairs
