@@ -42,6 +42,7 @@ def start(photos: Path, out: Path, *more: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=out.parent,  # In the repository, -m would take the sources in place of what is installed.
     )
 
 

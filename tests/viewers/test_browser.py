@@ -23,7 +23,7 @@ from recon.viewers.viewer import CANVAS_COLOR, Viewer
 
 pytestmark = pytest.mark.browser
 
-SOFTWARE_GL_S = 30
+SOFTWARE_GL_S = 90.0
 """Drawing in software takes seconds, and more on a busy machine."""
 
 BIGGEST_CANVAS = """
