@@ -48,8 +48,8 @@ def run_demo(options: Options, progress: Progress) -> tuple[PipelineReport, Path
     from recon.data import CaptureConfig, make_capture
 
     ensure_output_directory(options.out)
-    size = {"width": options.width, "height": options.width * 3 // 4}
-    config = CaptureConfig(views=options.views, seed=options.seed, maps=False, **size)
+    height = options.width * 3 // 4
+    config = CaptureConfig(options.views, options.width, height, options.seed, maps=False)
     capture = make_capture(options.kind, options.out / "capture", config, progress)
     pipeline = PipelineConfig(steps=options.steps, seed=options.seed, long_side=min(options.width, 640))
     return run_pipeline(capture.photos_dir, options.out, pipeline, progress), capture.root / "truth"
