@@ -210,7 +210,8 @@ def save_result(result: SfmResult, folder: Path) -> None:
 
 def load_result(folder: Path) -> SfmResult | None:
     """Reads a result that an earlier call finished; None where there is none or it is damaged."""
-    if not (folder / "result.json").is_file():
+    needed = ("result.json", "sparse/cameras.bin", "sparse/images.bin", "sparse/points3D.bin")
+    if not all((folder / name).is_file() for name in needed):
         return None
     try:
         document = read_json(folder / "result.json", SCHEMA)
