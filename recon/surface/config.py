@@ -19,10 +19,12 @@ class MeshConfig:
     Attributes:
         method: "tsdf" fuses depth maps; "poisson" then closes the surface by Poisson reconstruction, which needs
             `pip install recon[mesh]`.
-        depth: which depth of a semi-transparent scene counts as its surface: "median", where half of the light is
-            stopped, or "expected", the mean.
-        voxel_size: edge of a voxel in world units; None takes the size of a pixel on the surface.
-        truncation_voxels: how far a depth map has influence on both sides of its surface, in voxels; at least 2.
+        depth: which depth of a semi-transparent scene counts as its surface: "surface", where a ray meets the splat
+            that stops it (the median depth of anything but splats), "median", where half of the light is stopped,
+            or "expected", the mean.
+        voxel_size: edge of a voxel in world units; None takes one and a half pixels on the surface.
+        truncation_voxels: how far a depth map has influence on both sides of its surface, in voxels; at least 2.  None
+            takes what the disagreement of the views asks for, 4 to 12.
         region: what of the world is meshed when `bounds` is not given: "focus" what the cameras surround or look at
             together, "all" everything seen but outliers; "auto" takes "focus" where the cameras have one.
         bounds: the box to mesh, (x low, y low, z low, x high, y high, z high) in the world; None finds one.
@@ -34,15 +36,16 @@ class MeshConfig:
             for where fewer look there.  0 accepts every pixel.
         tolerance: how far, relative to the depth, two views' surfaces may be apart and still confirm each other.
         min_component: pieces with less than this share (0..1) of the largest piece's area are dropped.
+        smoothing: rounds of smoothing that take noise out without shrinking the surface; 0 for none.
         max_faces: the mesh is simplified to at most this many triangles; 0 keeps all.
         max_memory_gib: bound of the memory for depth maps and voxels.
         poisson_depth: depth of Poisson's octree, 6 to 12.
     """
 
     method: Literal["tsdf", "poisson"] = "tsdf"
-    depth: Literal["median", "expected"] = "median"
+    depth: Literal["surface", "median", "expected"] = "surface"
     voxel_size: float | None = None
-    truncation_voxels: float = 4.0
+    truncation_voxels: float | None = None
     region: Literal["auto", "focus", "all"] = "auto"
     bounds: Box | None = None
     long_side: int | None = None
@@ -51,6 +54,7 @@ class MeshConfig:
     confirmations: int = 2
     tolerance: float = 0.01
     min_component: float = 0.02
+    smoothing: int = 3
     max_faces: int = 300_000
     max_memory_gib: float = 2.0
     poisson_depth: int = 9
@@ -58,12 +62,12 @@ class MeshConfig:
     def __post_init__(self) -> None:
         doing = "reading the mesh options"
         limits: tuple[tuple[str, float, float], ...] = (
-            ("truncation_voxels", 2, 64),
             ("extra_views", 0, 16),
             ("min_alpha", 0, 1),
             ("confirmations", 0, 64),
             ("tolerance", 1e-6, 1),
             ("min_component", 0, 1),
+            ("smoothing", 0, 100),
             ("max_faces", 0, 2**31 - 1),
             ("max_memory_gib", 0.01, 1e6),
             ("poisson_depth", 6, 12),
@@ -72,6 +76,9 @@ class MeshConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise ReconError(doing, f"{name} is {value}", f"{low:g} to {high:g}")
+        truncation = self.truncation_voxels
+        if truncation is not None and not (math.isfinite(truncation) and 2 <= truncation <= 64):
+            raise ReconError(doing, f"truncation_voxels is {truncation}", "2 to 64")
         if self.voxel_size is not None and not (math.isfinite(self.voxel_size) and self.voxel_size > 0):
             raise ReconError(doing, f"voxel_size is {self.voxel_size}", "a positive length in world units")
         if self.long_side is not None and self.long_side < 16:

@@ -8,7 +8,7 @@ its normal is along (∂w/∂x, ∂w/∂y, w - x ∂w/∂x - y ∂w/∂y): the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ BYTES_PER_PIXEL = 4 + 4 + 3
 
 NEIGHBORS = 8
 """How many other views are asked about each view's pixels."""
+
+DIFFERENCE_STEP = 16
+"""Every so many-th pixel speaks for how far views disagree."""
 
 EMPTY_ALPHA = 0.05
 """Pixels that are less opaque show that nothing is there, which clears floaters out of the way."""
@@ -42,6 +45,8 @@ class DepthMap:
         color: [H, W, 3] uint8.
         empty: [H, W] bool, where the ray meets nothing at all.
         confidence: [H, W] float32, how far each pixel is trusted; 0 not at all.
+        disagreement: how far other views' surfaces are from this one's, relative to the depth (upper quartile); 0
+            before views are compared.
     """
 
     camera: Camera
@@ -49,6 +54,7 @@ class DepthMap:
     color: torch.Tensor
     empty: torch.Tensor
     confidence: torch.Tensor
+    disagreement: float = 0.0
 
     @property
     def inverse_depth(self) -> torch.Tensor:
@@ -146,7 +152,7 @@ def render_depth_maps(
 def _render_one(renderer: Renderer, camera: Camera, config: MeshConfig) -> DepthMap:
     with torch.no_grad():
         output = renderer.render(camera, RenderOptions(depth=True))
-    depth = output.median_depth if config.depth == "median" and output.median_depth is not None else output.depth
+    depth = output.depth if config.depth == "expected" or output.median_depth is None else output.median_depth
     assert depth is not None, "a renderer that is asked for depth gives it"
     depth, alpha = depth.detach().float().cpu(), output.alpha.detach().float().cpu()
     # Colours are premultiplied over black: divided by alpha they are those of the surface alone.
@@ -171,9 +177,7 @@ def _with_confidence(seen: DepthMap, reference_depth: float) -> DepthMap:
     nearness = (reference_depth / seen.depth.clamp_min(1e-30)).clamp(0.25, 4.0) ** 2
     smooth = 1 / (1 + (shape.roughness / 0.01) ** 2)
     confidence = seen.confidence * shape.cosine.clamp_min(0.02) ** 2 * nearness * smooth
-    return DepthMap(
-        seen.camera, seen.depth, seen.color, seen.empty, torch.where(seen.depth > 0, confidence, torch.zeros(()))
-    )
+    return replace(seen, confidence=torch.where(seen.depth > 0, confidence, torch.zeros(())))
 
 
 def confirm(maps: Sequence[DepthMap], config: MeshConfig, progress: Progress = SILENT) -> list[DepthMap]:
@@ -199,6 +203,7 @@ def _confirm_one(seen: DepthMap, others: list[DepthMap], config: MeshConfig) -> 
     rays = torch.from_numpy(seen.camera.ray_directions_in_cam(seen.camera.pixel_grid())).float()[known]
     points = rays * seen.depth[known][:, None]
     agree, against = torch.zeros(len(points)), torch.zeros(len(points))
+    differences = []
     for other in others:
         pose = torch.from_numpy(other.camera.cam_from_world @ seen.camera.world_from_cam).float()
         x, y, z = (points @ pose[:3, :3].T + pose[:3, 3]).unbind(1)
@@ -210,14 +215,17 @@ def _confirm_one(seen: DepthMap, others: list[DepthMap], config: MeshConfig) -> 
         there = _depth_at(other, u, v)
         empty = other.empty.reshape(-1)[v.long() * camera.width + u.long()]
         difference = there / safe - 1
-        agree += inside & (there > 0) & (difference.abs() <= config.tolerance)
-        against += inside & (empty | ((there > 0) & (difference > 3 * config.tolerance)))
+        compared = inside & (there > 0)
+        differences.append(difference[compared & (difference.abs() < 3 * config.tolerance)][::DIFFERENCE_STEP].abs())
+        agree += compared & (difference.abs() <= config.tolerance)
+        against += (inside & empty) | (compared & (difference > 3 * config.tolerance))
     wanted = (agree + against).clamp(1, max(config.confirmations, 1))
     keep = (agree >= wanted) & (agree >= against)
     trust = agree / (agree + against).clamp_min(1)
     confidence = seen.confidence.clone()
     confidence[known] *= trust * keep
-    return DepthMap(seen.camera, seen.depth, seen.color, seen.empty, confidence)
+    apart = torch.cat(differences)
+    return replace(seen, confidence=confidence, disagreement=float(apart.quantile(0.75)) if len(apart) else 0.0)
 
 
 def _depth_at(seen: DepthMap, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From anything that renders depth to a mesh: render, compare the views, fuse, extract, clean.
 
-Only `recon.render.Renderer` is known here, so splats, radiance fields and other meshes go the same way.
+Anything that implements `recon.render.Renderer` goes the same way; splats have a better depth of their own
+(`recon.surface.splat_depth`).
 """
 
 from __future__ import annotations
@@ -16,17 +17,27 @@ from recon.errors import ReconError
 from recon.kernels.marching_cubes.op import IsoSurface, marching_cubes
 from recon.kernels.tsdf.op import BYTES_PER_BLOCK, DepthView, GridFrame, TsdfGrid, allocate_blocks, integrate
 from recon.progress import SILENT, Progress
+from recon.rasterization import SplatRenderer
 from recon.render import Renderer
-from recon.surface.clean import drop_small_components, simplify
+from recon.surface.clean import drop_small_components, drop_unseen, simplify, smooth
 from recon.surface.config import MeshConfig
 from recon.surface.depth_maps import BYTES_PER_PIXEL, DepthMap, confirm, render_depth_maps
 from recon.surface.mesh import Mesh
 from recon.surface.poisson import poisson_mesh, require_open3d
 from recon.surface.region import Region, find_region
+from recon.surface.splat_depth import SplatSurfaceRenderer, has_surface_depth
 
 GIB = 1 << 30
 COARSENING = 1.2
 """Factor by which voxels grow until the field fits into memory."""
+
+PIXELS_PER_VOXEL = 1.5
+"""Voxels a little larger than pixels: what trained scenes know of a surface is not finer."""
+
+DISAGREEMENTS_PER_TRUNCATION = 4.0
+"""The influence of a depth map must reach beyond the views' disagreement, or each view makes a wall of its own."""
+
+TRUNCATION_VOXELS = (4.0, 12.0)
 
 MIN_WEIGHT_SHARE = 0.02
 """Voxels with less than this share of the median weight near the surface count as unobserved."""
@@ -55,12 +66,16 @@ def extract_mesh(
         require_open3d()
     if len(cameras) == 0:
         raise ReconError("making a mesh", "there are no cameras", "at least one, better twenty or more")
+    if config.depth == "surface" and has_surface_depth(renderer):
+        assert isinstance(renderer, SplatRenderer)
+        renderer = SplatSurfaceRenderer(renderer)
     maps = render_depth_maps(renderer, plan_cameras(cameras, config, progress), config, progress)
     maps = confirm(maps, config, progress)
     region = find_region(maps, config)
     field = fuse(maps, region, config, progress)
-    surface = marching_cubes(field.grid, min_weight=field.min_weight)
-    mesh = drop_small_components(as_mesh(surface), config.min_component)
+    mesh = as_mesh(marching_cubes(field.grid, min_weight=field.min_weight))
+    mesh = drop_unseen(mesh, [m.camera for m in maps], 2 * field.grid.frame.voxel_size)
+    mesh = smooth(drop_small_components(mesh, config.min_component), config.smoothing)
     if len(mesh.faces) == 0:
         raise ReconError(
             "making a mesh",
@@ -76,7 +91,7 @@ def extract_mesh(
             mesh = simplify(mesh, config.max_faces)
     progress.log(
         f"Mesh: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} triangles (of {dense:,}), "
-        f"voxel {field.grid.frame.voxel_size:.3g}, region {region.kind}"
+        f"voxel {field.grid.frame.voxel_size:.3g}, truncation {field.grid.frame.truncation:.3g}, region {region.kind}"
     )
     return mesh
 
@@ -138,9 +153,10 @@ def fuse(maps: Sequence[DepthMap], region: Region, config: MeshConfig, progress:
         ReconError: the voxel size that was given needs more memory than `max_memory_gib`.
     """
     max_blocks = int(config.max_memory_gib * GIB / 2 / BYTES_PER_BLOCK)
-    voxel = config.voxel_size or region.pixel_size
+    finest = config.voxel_size or PIXELS_PER_VOXEL * region.pixel_size
+    voxel = finest
     while True:
-        frame = GridFrame.covering(region.low, region.high, voxel, config.truncation_voxels * voxel)
+        frame = GridFrame.covering(region.low, region.high, voxel, _truncation(maps, region, config, voxel))
         found = allocate_blocks((_surface_only(m) for m in maps), frame, max_blocks)
         if found.complete:
             break
@@ -152,10 +168,10 @@ def fuse(maps: Sequence[DepthMap], region: Region, config: MeshConfig, progress:
                 "use larger voxels, smaller bounds or a larger max_memory_gib",
             )
         voxel *= COARSENING
-    if voxel > region.pixel_size and config.voxel_size is None:
+    if voxel > finest:
         progress.log(
-            f"Voxels of {voxel:.3g} instead of {region.pixel_size:.3g} (a pixel), so that the field fits into "
-            f"{config.max_memory_gib / 2:.1f} GiB (max_memory_gib)"
+            f"Voxels of {voxel:.3g} instead of {finest:.3g}, so that the field fits into "
+            f"{config.max_memory_gib / 2:.2g} GiB (max_memory_gib)"
         )
     grid = TsdfGrid.empty(frame, found.blocks)
     with progress.stage("Fusing depth", len(maps), "views") as stage:
@@ -165,6 +181,16 @@ def fuse(maps: Sequence[DepthMap], region: Region, config: MeshConfig, progress:
     near = (grid.weight_sum > 0) & (grid.color_sum[:, 3] > 0)
     typical = float(grid.weight_sum[near].median()) if bool(near.any()) else 0.0
     return FusedField(grid, MIN_WEIGHT_SHARE * typical)
+
+
+def _truncation(maps: Sequence[DepthMap], region: Region, config: MeshConfig, voxel: float) -> float:
+    """The truncation in world units."""
+    if config.truncation_voxels is not None:
+        return config.truncation_voxels * voxel
+    typical_depth = region.pixel_size * float(np.median([np.sqrt(m.camera.fx * m.camera.fy) for m in maps]))
+    apart = float(np.median([m.disagreement for m in maps])) * typical_depth
+    low, high = TRUNCATION_VOXELS
+    return float(np.clip(DISAGREEMENTS_PER_TRUNCATION * apart, low * voxel, high * voxel))
 
 
 def _surface_only(seen: DepthMap) -> DepthView:

@@ -5,10 +5,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from surface.analytic_shapes import color_at, signed_volume, sphere_mesh
+from surface.analytic_shapes import cameras_around, color_at, signed_volume, sphere_mesh
 
 from recon.errors import ReconError
-from recon.surface.clean import drop_small_components, face_components, simplify, transfer_colors
+from recon.surface.clean import (
+    drop_small_components,
+    drop_unseen,
+    face_components,
+    simplify,
+    smooth,
+    transfer_colors,
+)
 from recon.surface.mesh import Mesh
 
 
@@ -49,6 +56,33 @@ def test_simplifying_keeps_the_shape_at_any_scale(scale: float) -> None:
     assert slim.normals is not None
     outwards = ((slim.vertices / scale - 3) * slim.normals).sum(1)
     assert outwards.min() > 0.8
+
+
+def test_walls_inside_walls_are_dropped() -> None:
+    mesh = joined(sphere_mesh(1.0, 24), sphere_mesh(0.8, 24), sphere_mesh(0.99, 24))
+    kept = drop_unseen(mesh, cameras_around(12, 3.0), margin=0.05)
+    assert len(np.unique(face_components(kept))) == 2  # what is just behind the surface stays
+    assert np.linalg.norm(kept.vertices, axis=1).min() > 0.95
+    assert len(kept.faces) == 2 * len(sphere_mesh(1.0, 24).faces)
+    one_sided = drop_unseen(sphere_mesh(1.0, 24), cameras_around(1, 3.0), margin=0.05)
+    assert 0.2 < len(one_sided.faces) / len(sphere_mesh(1.0, 24).faces) < 0.6
+
+
+def test_smoothing_takes_noise_and_no_volume() -> None:
+    sphere = sphere_mesh(1.0, 32)
+    noise = np.random.default_rng(0).normal(scale=0.01, size=sphere.vertices.shape)
+    smoothed = smooth(Mesh(sphere.vertices + noise, sphere.faces, sphere.colors), 10)
+    rough = np.abs(np.linalg.norm(sphere.vertices + noise, axis=1) - 1).mean()
+    assert np.abs(np.linalg.norm(smoothed.vertices, axis=1) - 1).mean() < 0.6 * rough
+    assert signed_volume(smoothed) == pytest.approx(signed_volume(sphere), rel=0.01)
+    assert smoothed.normals is not None
+    assert smoothed.colors is sphere.colors
+    # The border of an open mesh stays.
+    half = sphere.keep_faces(sphere.triangles.mean(1)[:, 2] > 0.05)
+    rim = half.vertices[:, 2] == half.vertices[:, 2].min()
+    np.testing.assert_allclose(smooth(half, 10).vertices[rim], half.vertices[rim], atol=1e-12)
+    assert smooth(sphere, 0) is sphere
+    assert len(smooth(Mesh.empty(), 3).faces) == 0
 
 
 def test_what_is_small_enough_stays_as_it_is() -> None:

@@ -74,7 +74,7 @@ def test_edges_and_a_hole_survive() -> None:
     field = union(torus_field(0.8, 0.3), box_field((0, 0, 0.9), (0.3, 0.3, 0.2)))
     mesh = extract_mesh(FieldRenderer(field), cameras_around(24, 3.2), QUICK)
     assert np.median(np.abs(field(mesh.vertices))) < 0.001 * mesh.diagonal
-    assert np.percentile(np.abs(field(mesh.vertices)), 99) < 0.01 * mesh.diagonal
+    assert np.percentile(np.abs(field(mesh.vertices)), 98) < 0.01 * mesh.diagonal
     assert len(np.unique(face_components(mesh))) == 2
     # The box's corners are there to within a voxel or two, and the torus has its hole.
     corner = np.linalg.norm(mesh.vertices - [0.3, 0.3, 1.1], axis=1).min()
