@@ -20,7 +20,7 @@ class RateConfig(Checked):
     position: float = ranged(4e-4, 0.0, 1.0)
     """Of the positions, in scene extents per step; 0 to 1."""
     position_end_ratio: float = ranged(0.01, 1e-6, 1.0)
-    """The position's (and pose's) rate at the last step over that at the first, falling exponentially; 0 to 1."""
+    """Their rate, and that of poses and exposures, at the last step over that at the first; above 0 to 1."""
     end_ratio: float = ranged(0.25, 1e-4, 1.0)
     """The rate of scales, rotations, opacities and colours at the last step over that at the first; up to 1."""
     scale: float = ranged(0.02, 0.0, 1.0)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from recon.scene import View
 
 _BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
-# Splats that are still far from the scene would push the poses about.
-_POSES_WAIT = 0.1
+# Splats that are still far from the scene would push poses and exposures about.
+_CAMERAS_WAIT = 0.1
 
 
 class SplatTrainer:
@@ -58,7 +58,7 @@ class SplatTrainer:
         background = self._background()
         raster = self._render(step, view_index, target, background)
         rgb = raster.output.rgb
-        if self._exposure is not None:
+        if self._exposure is not None and self._fits_cameras(step):
             rgb = self._exposure.apply(view_index, rgb)
         image, weight = target.over(background)
         loss = photometric_loss(rgb, image, config.ssim_weight, weight, self._kernels)
@@ -89,7 +89,7 @@ class SplatTrainer:
         if self._config.sh_every > 0:
             degree = min(degree, int(step / (self._config.sh_every * self._config.steps)))
         pose = target.cam_from_world
-        if self._poses is not None and self._refines_poses(step):
+        if self._poses is not None and self._fits_cameras(step):
             pose = self._poses.apply(view_index, pose)
         options = RasterizeOptions(background=background, sh_degree=degree)
         return rasterize(self._parameters.splats, target.camera, options, pose, backend=self._config.backend)
@@ -135,13 +135,13 @@ class SplatTrainer:
                 self._kernels,
             )
             parameter.value.grad = None
-        if self._poses is not None and self._refines_poses(step):
+        if self._poses is not None and self._fits_cameras(step):
             self._poses.update(step, rates.pose * self._decay(step))
-        if self._exposure is not None:
-            self._exposure.update(step, rates.exposure)
+        if self._exposure is not None and self._fits_cameras(step):
+            self._exposure.update(step, rates.exposure * self._decay(step))
 
-    def _refines_poses(self, step: int) -> bool:
-        return step > _POSES_WAIT * self._config.steps
+    def _fits_cameras(self, step: int) -> bool:
+        return step > _CAMERAS_WAIT * self._config.steps
 
     def _decay(self, step: int) -> float:
         return self._config.rates.position_end_ratio ** (step / self._config.steps)
