@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recon.sfm.contracts import SfmResult as SfmResult
     from recon.sfm.contracts import StageTime as StageTime
     from recon.sfm.contracts import Verdict as Verdict
-    from recon.sfm.reconstruct import reconstruct as reconstruct
+    from recon.sfm.recovery import reconstruct as reconstruct
 
 _PUBLIC = {
     "CameraPrior": "recon.sfm.contracts",
@@ -36,7 +36,7 @@ _PUBLIC = {
     "Verdict": "recon.sfm.contracts",
     "fit_similarity": "recon.sfm.alignment",
     "pose_errors": "recon.sfm.alignment",
-    "reconstruct": "recon.sfm.reconstruct",
+    "reconstruct": "recon.sfm.recovery",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -10,7 +10,7 @@ import pytest
 from recon.data import CaptureConfig, make_capture
 from recon.sfm.alignment import pose_errors
 from recon.sfm.contracts import CameraPrior, SfmInput
-from recon.sfm.reconstruct import reconstruct
+from recon.sfm.recovery import reconstruct
 
 
 @pytest.mark.slow

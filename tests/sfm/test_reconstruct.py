@@ -19,7 +19,7 @@ import pytest
 from recon.errors import ReconError
 from recon.progress import SilentProgress, Stage, StageContext
 from recon.sfm import SfmConfig, SfmInput, SfmResult, Verdict, pose_errors, reconstruct
-from recon.sfm.reconstruct import ladder
+from recon.sfm.recovery import ladder
 from tests.sfm.scenes import texture, wall_input, write_walls
 
 QUICK = SfmConfig(ladder=False, max_features=1200)
