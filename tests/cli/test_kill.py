@@ -94,8 +94,8 @@ def test_a_finished_run_is_not_redone_and_a_changed_option_redoes_what_follows(p
     finish(photos, out)
     assert (out / "run" / "splats.ply").stat().st_mtime_ns == splats_before
     assert (out / "mesh.glb").stat().st_mtime_ns == mesh_before
-    finish(photos, out, "--max-faces", "2000")
+    finish(photos, out, "--max-faces", "500")
     assert (out / "scene" / "scene.json").stat().st_mtime_ns == scene_before
     assert (out / "run" / "splats.ply").stat().st_mtime_ns == splats_before
     assert (out / "mesh.glb").stat().st_mtime_ns != mesh_before
-    assert len(read_mesh(out / "mesh.glb").faces) <= 2000
+    assert len(read_mesh(out / "mesh.glb").faces) <= 500
