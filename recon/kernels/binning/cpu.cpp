@@ -49,18 +49,36 @@ struct PairBuffer {
     }
 };
 
+// Uninitialised memory that only grows; growing loses what it held.
 template <class T>
-std::unique_ptr<T[]> uninitialised(int64_t count) {
-    return std::unique_ptr<T[]>(new T[static_cast<size_t>(count > 0 ? count : 1)]);
-}
+class Buffer {
+  public:
+    T* take(int64_t count) {
+        if (count > capacity_) {
+            memory_.reset();
+            memory_.reset(new T[static_cast<size_t>(count)]);
+            capacity_ = count;
+        }
+        return memory_.get();
+    }
+
+  private:
+    std::unique_ptr<T[]> memory_;
+    int64_t capacity_ = 0;
+};
 
 }  // namespace
 
-// What bin_count hands on to bin_fill.
+// What bin_count hands on to bin_fill, and the memory of both, which is kept from call to call.
 struct BinWork {
-    std::unique_ptr<PairBuffer[]> blocks;
-    std::unique_ptr<int64_t[]> block_starts;  // pairs before each block
-    std::unique_ptr<uint64_t[]> keys;         // per block: depth key in the high, Gaussian in the low half
+    Buffer<PairBuffer> block_memory;
+    Buffer<int64_t> start_memory, place_memory;
+    Buffer<uint64_t> key_memory, other_memory;
+    Buffer<int32_t> counter_memory;
+
+    PairBuffer* blocks = nullptr;
+    int64_t* block_starts = nullptr;  // pairs before each block
+    uint64_t* keys = nullptr;         // per block: depth key in the high, Gaussian in the low half
     int64_t visible = 0;
 };
 
@@ -175,6 +193,7 @@ enum class Outcome { kDone, kTooMany, kNoMemory };
 
 Outcome bin_block(const BinParams& p, int64_t begin, int64_t end, PairBuffer& out, uint64_t* keys) {
     const int tiles_x = tiles_along(p.width);
+    out.size = out.visible = 0;
     if (!out.reserve(2 * (end - begin))) return Outcome::kNoMemory;
     Inputs in;
     for (int64_t g = begin; g < end; g += kLanes) {
@@ -207,16 +226,16 @@ Outcome bin_block(const BinParams& p, int64_t begin, int64_t end, PairBuffer& ou
 // Returns the number of pairs; -1 where they are more than max_pairs, -2 where memory ran out.
 int64_t bin_count(const BinParams& p, BinWork& work) {
     const int64_t blocks = (p.count + kBlock - 1) / kBlock;
-    work.blocks = std::unique_ptr<PairBuffer[]>(new PairBuffer[static_cast<size_t>(blocks) + 1]);
-    work.block_starts = uninitialised<int64_t>(blocks + 1);
-    work.keys = uninitialised<uint64_t>(p.count);
+    work.blocks = work.block_memory.take(blocks);
+    work.block_starts = work.start_memory.take(blocks);
+    work.keys = work.key_memory.take(p.count);
     std::atomic<int64_t> pairs{0};
     std::atomic<int> worst{0};
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t block = 0; block < blocks; ++block) {
         if (worst.load(std::memory_order_relaxed)) continue;
         const int64_t begin = block * kBlock, end = begin + kBlock < p.count ? begin + kBlock : p.count;
-        const Outcome outcome = bin_block(p, begin, end, work.blocks[block], work.keys.get() + begin);
+        const Outcome outcome = bin_block(p, begin, end, work.blocks[block], work.keys + begin);
         if (outcome != Outcome::kDone) worst.store(static_cast<int>(outcome));
         if ((pairs += work.blocks[block].size) > p.max_pairs) worst.store(static_cast<int>(Outcome::kTooMany));
     }
@@ -227,7 +246,7 @@ int64_t bin_count(const BinParams& p, BinWork& work) {
         work.block_starts[block] = total;
         total += work.blocks[block].size;
         const int64_t first = block * kBlock;
-        std::memmove(work.keys.get() + work.visible, work.keys.get() + first,
+        std::memmove(work.keys + work.visible, work.keys + first,
                      static_cast<size_t>(work.blocks[block].visible) * sizeof(uint64_t));
         work.visible += work.blocks[block].visible;
     }
@@ -238,6 +257,7 @@ int64_t bin_count(const BinParams& p, BinWork& work) {
         for (int64_t g = block * kBlock; g < end; ++g) {
             const int32_t pairs_here = p.pair_starts[g];
             p.pair_starts[g] = static_cast<int32_t>(start);
+            p.touched[g] = pairs_here > 0;
             start += pairs_here;
         }
     }
@@ -250,7 +270,7 @@ int64_t bin_count(const BinParams& p, BinWork& work) {
 constexpr int kMaxDigitBits = 11;
 
 // Stable; returns whichever of the two arrays holds the result.  Keys are compared by their high 32 bits.
-uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int64_t count) {
+uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int64_t count, Buffer<int64_t>& place_memory) {
     if (count == 0) return keys;
     uint64_t low = ~uint64_t(0), high = 0;
     for (int64_t i = 0; i < count; ++i) {
@@ -265,12 +285,12 @@ uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int64_t count) {
     const int bits = (width + passes - 1) / passes;
     const int64_t digits = int64_t(1) << bits;
     const int threads = count >= kParallelSortFrom ? omp_get_max_threads() : 1;
-    auto places = uninitialised<int64_t>(digits * threads);
+    int64_t* const places = place_memory.take(digits * threads);
 #pragma omp parallel num_threads(threads)
     {
         const int team = omp_get_num_threads(), me = omp_get_thread_num();
         const int64_t begin = count * me / team, end = count * (me + 1) / team;
-        int64_t* mine = places.get() + digits * me;
+        int64_t* mine = places + digits * me;
         uint64_t *from = keys, *to = other;
         for (int pass = 0; pass < passes; ++pass) {
             const int shift = pass * bits;
@@ -304,12 +324,12 @@ uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int64_t count) {
 
 void bin_fill(const BinParams& p, BinWork& work) {
     const int64_t tiles = static_cast<int64_t>(tiles_along(p.width)) * tiles_along(p.height);
-    auto other = uninitialised<uint64_t>(work.visible);
-    const uint64_t* sorted = radix_sort(work.keys.get(), other.get(), work.visible);
+    uint64_t* const other = work.other_memory.take(work.visible);
+    const uint64_t* sorted = radix_sort(work.keys, other, work.visible, work.place_memory);
     const int64_t threads = omp_get_max_threads();
     // More chunks than threads, since chunks differ in work; each costs a counter per tile.
     const int64_t chunks = threads == 1 || work.visible < 4096 ? 1 : threads * (tiles < (1 << 16) ? 4 : 1);
-    auto counters = uninitialised<int32_t>(chunks * tiles);
+    int32_t* const counters = work.counter_memory.take(chunks * tiles);
     const auto for_each_pair = [&](int64_t chunk, auto&& visit) {
         const int64_t end = work.visible * (chunk + 1) / chunks;
         for (int64_t i = work.visible * chunk / chunks; i < end; ++i) {
@@ -321,7 +341,7 @@ void bin_fill(const BinParams& p, BinWork& work) {
     };
 #pragma omp parallel for schedule(dynamic, 1) if (chunks > 1)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        int32_t* counter = counters.get() + chunk * tiles;
+        int32_t* counter = counters + chunk * tiles;
         std::memset(counter, 0, static_cast<size_t>(tiles) * sizeof(int32_t));
         for_each_pair(chunk, [=](int32_t, int32_t, int32_t tile) { ++counter[tile]; });
     }
@@ -337,7 +357,7 @@ void bin_fill(const BinParams& p, BinWork& work) {
     p.offsets[tiles] = sum;
 #pragma omp parallel for schedule(dynamic, 1) if (chunks > 1)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        int32_t* counter = counters.get() + chunk * tiles;
+        int32_t* counter = counters + chunk * tiles;
         for_each_pair(chunk, [=](int32_t g, int32_t pair, int32_t tile) {
             int32_t* entry = p.entries + 2 * static_cast<int64_t>(counter[tile]++);
             entry[0] = g;
@@ -356,6 +376,7 @@ void bind_binning(nb::module_& m) {
     RECON_BIND_POINTER(c, BinParams, depths);
     RECON_BIND_POINTER(c, BinParams, visible);
     RECON_BIND_POINTER(c, BinParams, pair_starts);
+    RECON_BIND_POINTER(c, BinParams, touched);
     RECON_BIND_POINTER(c, BinParams, offsets);
     RECON_BIND_POINTER(c, BinParams, entries);
     RECON_BIND_VALUE(c, BinParams, count);

@@ -8,7 +8,7 @@ Speedy-Splat (Hanson et al. 2025), with a margin for rounding, so that a pixel i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from recon.errors import ReconError
 from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.checks import check_tensor
 from recon.kernels.native import native
+from recon.kernels.workspace import Workspace
 
 if TYPE_CHECKING:
     from recon.kernels.projection.op import Projected
@@ -44,6 +45,7 @@ class TileLists:
         pair_starts: [N + 1] int32; Gaussian n's pairs are numbered pair_starts[n] to pair_starts[n + 1].
         tiles_x, tiles_y: tiles along the picture's sides.
         alpha_cutoff: alphas below are not blended.
+        seen: [N] bool, the Gaussians that touch any tile, where the maker noted them; read `touched`.
     """
 
     offsets: torch.Tensor
@@ -52,6 +54,7 @@ class TileLists:
     tiles_x: int
     tiles_y: int
     alpha_cutoff: float = ALPHA_CUTOFF
+    seen: torch.Tensor | None = None
 
     @property
     def ids(self) -> torch.Tensor:
@@ -61,6 +64,8 @@ class TileLists:
     @property
     def touched(self) -> torch.Tensor:
         """[N] bool: the Gaussians that touch any tile."""
+        if self.seen is not None:
+            return self.seen
         return self.pair_starts[1:] > self.pair_starts[:-1]
 
 
@@ -94,31 +99,57 @@ def bin_tiles(
         from recon.kernels.binning.reference import bin_tiles_reference
 
         return bin_tiles_reference(projected, width, height, alpha_cutoff)
-    module = native()
-    params, work = module.BinParams(), module.BinWork()
-    for name, tensor in arrays.items():
-        setattr(params, name, tensor.data_ptr())
-    count = arrays["means_px"].shape[0]
-    tiles_x, tiles_y = -(-width // TILE_SIZE), -(-height // TILE_SIZE)
-    pair_starts = torch.empty(count + 1, dtype=torch.int32)
-    params.pair_starts = pair_starts.data_ptr()
-    params.count, params.max_pairs = count, max_pairs
-    params.width, params.height, params.alpha_cutoff = width, height, alpha_cutoff
-    pairs = module.bin_count(params, work)
-    if pairs < 0:
-        raise ReconError(
-            f"listing {count} Gaussians by tile of a {width}×{height} picture",
-            f"they touch more than {max_pairs} tiles"
-            if pairs == -1
-            else "the machine has no memory left for the lists",
-            "Gaussians that cover few tiles each",
-            "render at a smaller size (--long-side), or prune large or surplus Gaussians (--max-gaussians)",
-        )
-    offsets = torch.empty(tiles_x * tiles_y + 1, dtype=torch.int32)
-    entries = torch.empty((pairs, 2), dtype=torch.int32)
-    params.offsets, params.entries = offsets.data_ptr(), entries.data_ptr()
-    module.bin_fill(params, work)
-    return TileLists(offsets, entries, pair_starts, tiles_x, tiles_y, alpha_cutoff)
+    return TileBinner(max_pairs).bin(replace(projected, **arrays), width, height, alpha_cutoff)
+
+
+class TileBinner:
+    """Bins picture after picture as `bin_tiles` does, in memory that is kept from call to call and only grows."""
+
+    def __init__(self, max_pairs: int = MAX_PAIRS) -> None:
+        """Sets the bound on the number of pairs in one picture, and so on memory."""
+        module = native()
+        self._max_pairs = max_pairs
+        self._module, self._work, self._workspace = module, module.BinWork(), Workspace()
+
+    def bin(self, projected: Projected, width: int, height: int, alpha_cutoff: float = ALPHA_CUTOFF) -> TileLists:
+        """Returns the lists, as `bin_tiles`; valid until the next call.
+
+        The arrays must be what `bin_tiles` asks for, and contiguous.
+
+        Raises:
+            ReconError: more than the agreed number of pairs, or no memory for them.
+        """
+        params, take = self._module.BinParams(), self._workspace.take
+        count = projected.means_px.shape[0]
+        for name in ("means_px", "conics", "opacities", "depths", "visible"):
+            tensor = getattr(projected, name)
+            assert tensor.dtype == (torch.uint8 if name == "visible" else torch.float32), f"{name} is {tensor.dtype}"
+            assert tensor.is_contiguous(), f"{name} is not contiguous"
+            setattr(params, name, tensor.data_ptr())
+        tiles_x, tiles_y = -(-width // TILE_SIZE), -(-height // TILE_SIZE)
+        pair_starts = take("pair_starts", (count + 1,), torch.int32)
+        touched = take("touched", (count,), torch.bool)
+        offsets = take("offsets", (tiles_x * tiles_y + 1,), torch.int32)
+        params.pair_starts, params.touched = pair_starts.data_ptr(), touched.data_ptr()
+        params.offsets = offsets.data_ptr()
+        params.count, params.max_pairs = count, self._max_pairs
+        params.width, params.height, params.alpha_cutoff = width, height, alpha_cutoff
+        pairs = self._module.bin_count(params, self._work)
+        if pairs < 0:
+            raise _refusal(pairs, count, width, height, self._max_pairs)
+        entries = take("entries", (pairs, 2), torch.int32)
+        params.entries = entries.data_ptr()
+        self._module.bin_fill(params, self._work)
+        return TileLists(offsets, entries, pair_starts, tiles_x, tiles_y, alpha_cutoff, touched)
+
+
+def _refusal(outcome: int, count: int, width: int, height: int, max_pairs: int) -> ReconError:
+    return ReconError(
+        f"listing {count} Gaussians by tile of a {width}×{height} picture",
+        f"they touch more than {max_pairs} tiles" if outcome == -1 else "the machine has no memory left for the lists",
+        "Gaussians that cover few tiles each",
+        "render at a smaller size (--long-side), or prune large or surplus Gaussians (--max-gaussians)",
+    )
 
 
 def _check_numbers(width: int, height: int, alpha_cutoff: float, max_pairs: int) -> None:

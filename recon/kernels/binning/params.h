@@ -14,6 +14,7 @@ struct BinParams {
     const float* depths = nullptr;      // [count]
     const uint8_t* visible = nullptr;   // [count]
     int32_t* pair_starts = nullptr;     // [count + 1], written by bin_count
+    uint8_t* touched = nullptr;         // [count], written by bin_count
     int32_t* offsets = nullptr;         // [tiles + 1], written by bin_fill
     int32_t* entries = nullptr;         // [pairs, 2] of (Gaussian, pair), written by bin_fill
     int64_t count = 0;                  // Gaussians

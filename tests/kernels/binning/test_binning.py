@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recon.errors import ReconError
-from recon.kernels.binning.op import TileLists, bin_tiles
+from recon.kernels.binning.op import TileBinner, TileLists, bin_tiles
 from recon.kernels.native import native
 from recon.kernels.projection.op import Projected
 from tests.projected_scenes import as_double, from_axes, make_projected
@@ -209,3 +209,27 @@ def test_wrong_shapes_and_types_are_refused() -> None:
         bin_tiles(as_double(projected), 10, 10)
     with pytest.raises(ReconError, match="visible"):
         bin_tiles(replace(projected, visible=projected.visible.bool()), 10, 10)
+
+
+def test_a_binner_keeps_its_memory_and_its_results(isa: str) -> None:
+    """Pictures of changing size and content one after another, as if each were the first."""
+    binner = TileBinner()
+    scenes = [(300, 60, 40), (5_000, 200, 150), (0, 40, 40), (300, 60, 40), (4_000, 33, 500)]
+    places = set()
+    for seed, (count, width, height) in enumerate(scenes * 2):
+        projected = make_projected(count, width, height, seed=seed)
+        tiles, fresh = binner.bin(projected, width, height), bin_tiles(projected, width, height)
+        for name in ("offsets", "entries", "pair_starts", "touched"):
+            assert torch.equal(getattr(tiles, name), getattr(fresh, name)), name
+        assert torch.equal(tiles.touched, tiles.pair_starts.diff() > 0)
+        if seed >= len(scenes):
+            places.add(tiles.pair_starts.data_ptr())
+    assert len(places) == 1
+
+
+def test_a_binner_recovers_from_a_refusal(isa: str) -> None:
+    binner = TileBinner(max_pairs=1_000)
+    with pytest.raises(ReconError, match="more than 1000 tiles"):
+        binner.bin(make_projected(4000, 320, 320, 10, (500.0, 600.0), (0.9, 1.0)), 320, 320)
+    projected = make_projected(100, 50, 40, 1)
+    assert lists(binner.bin(projected, 50, 40)) == lists(bin_tiles(projected, 50, 40))
