@@ -17,6 +17,8 @@ struct BackwardPlanes {
     float* channels;  // dL/dC, D planes
 };
 
+RECON_FN bool wants_statistics(const BlendParams& p) { return p.grad_means_abs != nullptr || p.gradient_sum != nullptr; }
+
 // ---- sums over lanes -----------------------------------------------------------------------------------------------
 
 template <int S>
@@ -233,30 +235,26 @@ void write_gradients(const BlendParams& p, int64_t g, const float* total, float 
     p.grad_conics[3 * g + 2] = -0.5f * total[kHyy];
     p.grad_opacities[g] = total[kH] / p.opacities[g];
     for (int k = 0; k < d; ++k) p.grad_channels[g * d + k] = total[kPairChannels + k];
-    if (p.grad_means_abs == nullptr) return;
     const float* s = total + kPairChannels + d;
-    p.grad_means_abs[2 * g] = s[kAbsX];
-    p.grad_means_abs[2 * g + 1] = s[kAbsY];
-    p.weight_sum[g] = s[kWeightSum];
-    p.weight_max[g] = weight_max;
-}
-
-void write_zeros(const BlendParams& p, int64_t g) {
-    const int d = p.channel_count;
-    p.grad_means_px[2 * g] = p.grad_means_px[2 * g + 1] = 0;
-    p.grad_conics[3 * g] = p.grad_conics[3 * g + 1] = p.grad_conics[3 * g + 2] = 0;
-    p.grad_opacities[g] = 0;
-    for (int k = 0; k < d; ++k) p.grad_channels[g * d + k] = 0;
-    if (p.grad_means_abs == nullptr) return;
-    p.grad_means_abs[2 * g] = p.grad_means_abs[2 * g + 1] = p.weight_sum[g] = p.weight_max[g] = 0;
+    if (p.grad_means_abs) {
+        p.grad_means_abs[2 * g] = s[kAbsX];
+        p.grad_means_abs[2 * g + 1] = s[kAbsY];
+        p.weight_sum[g] = s[kWeightSum];
+        p.weight_max[g] = weight_max;
+    }
+    if (p.gradient_sum) {
+        p.gradient_sum[g] += sqrt_(s[kAbsX] * s[kAbsX] + s[kAbsY] * s[kAbsY]);
+        p.seen[g] += 1.0f;
+        p.most_weight[g] = fmax_(p.most_weight[g], weight_max);
+    }
 }
 
 // Sums the pairs of one Gaussian, in their order.
 void sum_pairs(const BlendParams& p, int64_t g, float* total) {
     const int64_t first = p.pair_starts[g], last = p.pair_starts[g + 1];
-    if (first == last) return write_zeros(p, g);
+    if (first == last) return;
     const int where_max = kPairChannels + p.channel_count + kWeightMax;
-    const int used = p.grad_means_abs ? where_max + 1 : kPairChannels + p.channel_count;
+    const int used = wants_statistics(p) ? where_max + 1 : kPairChannels + p.channel_count;
     float weight_max = 0;
     for (int j = 0; j < used; j += kLanes) {
         const float* line = p.pair_gradients + first * p.pair_stride + j;
@@ -267,7 +265,7 @@ void sum_pairs(const BlendParams& p, int64_t g, float* total) {
             most = fmax_(most, load(line));
         }
         store(total + j, most);
-        if (p.grad_means_abs && where_max >= j && where_max < j + kLanes) weight_max = total[where_max];
+        if (wants_statistics(p) && where_max >= j && where_max < j + kLanes) weight_max = total[where_max];
         store(total + j, sum);
     }
     write_gradients(p, g, total, weight_max);
@@ -281,7 +279,7 @@ void backward(const BlendParams& p) {
         Scratch scratch(2 + 2 * d), sums(1 + (d + kPixels - 1) / kPixels);
 #pragma omp for schedule(dynamic, 1)
         for (int tile = 0; tile < tiles; ++tile) {
-            if (p.grad_means_abs)
+            if (wants_statistics(p))
                 backward_tile<D, true>(p, tile, scratch.data, sums.data);
             else
                 backward_tile<D, false>(p, tile, scratch.data, sums.data);

@@ -43,6 +43,7 @@ void bind_blend(nb::module_& m) {
     RECON_BIND_POINTER(c, BlendParams, channels);
     RECON_BIND_POINTER(c, BlendParams, depths);
     RECON_BIND_POINTER(c, BlendParams, slopes);
+    RECON_BIND_POINTER(c, BlendParams, background);
     RECON_BIND_POINTER(c, BlendParams, offsets);
     RECON_BIND_POINTER(c, BlendParams, entries);
     RECON_BIND_POINTER(c, BlendParams, pair_starts);
@@ -51,6 +52,7 @@ void bind_blend(nb::module_& m) {
     RECON_BIND_POINTER(c, BlendParams, median_depth);
     RECON_BIND_POINTER(c, BlendParams, records);
     RECON_BIND_POINTER(c, BlendParams, processed);
+    RECON_BIND_POINTER(c, BlendParams, counts);
     RECON_BIND_POINTER(c, BlendParams, grad_out_channels);
     RECON_BIND_POINTER(c, BlendParams, grad_out_alpha);
     RECON_BIND_POINTER(c, BlendParams, pair_gradients);
@@ -61,6 +63,9 @@ void bind_blend(nb::module_& m) {
     RECON_BIND_POINTER(c, BlendParams, grad_means_abs);
     RECON_BIND_POINTER(c, BlendParams, weight_sum);
     RECON_BIND_POINTER(c, BlendParams, weight_max);
+    RECON_BIND_POINTER(c, BlendParams, gradient_sum);
+    RECON_BIND_POINTER(c, BlendParams, seen);
+    RECON_BIND_POINTER(c, BlendParams, most_weight);
     RECON_BIND_VALUE(c, BlendParams, count);
     RECON_BIND_VALUE(c, BlendParams, channel_count);
     RECON_BIND_VALUE(c, BlendParams, slope_channel);

@@ -17,10 +17,15 @@ struct DepthPlane {
     float depth, slope_x, slope_y;
 };
 
-// `kDepth`: there is a median depth to find or a channel to tilt.
-template <int D, bool kDepth>
+enum class Forward {
+    kPlain,
+    kDepth,  // there is a median depth to find or a channel to tilt
+    kCount,  // pairs are counted
+};
+
+template <int D, Forward kWhat>
 RECON_FN void forward_rows(const BlendParams& p, const float* record, const DepthPlane& plane, const PairView& pair,
-                           int first, int last, int strip, const ForwardPlanes& t) {
+                           int first, int last, int strip, const ForwardPlanes& t, int64_t* counts) {
     const int d = channel_count<D>(p);
     const Pack along_row = Pack(plane.slope_x) * (strip_lanes(strip) - Pack(pair.dx));
     const Pack scaled_lanes = strip_lanes(strip) * Pack(record[kScale]), threshold(p.log2_cutoff);
@@ -32,11 +37,15 @@ RECON_FN void forward_rows(const BlendParams& p, const float* record, const Dept
         const Pack exponent = log2_alpha(w, Pack(pair.base[row]));
         const Pack before = load(t.transmittance + at);
         const Mask taken = (exponent >= threshold) & (before >= Pack(kMinTransmittance));
+        if constexpr (kWhat == Forward::kCount) {
+            counts[0] += kLanes;
+            counts[1] += __builtin_popcount(bits(taken));
+        }
         if (kStrips > 1 && !any(taken)) continue;
         const Pack weight = alpha_sample(exponent, taken).alpha * before;
         const Pack after = before - weight;
         store(t.transmittance + at, after);
-        if constexpr (kDepth) {
+        if constexpr (kWhat == Forward::kDepth) {
             if (p.slopes) {
                 const Pack tilt = fma_(Pack(plane.slope_y), Pack(pair.below[row]), along_row);
                 float* c = t.channels + p.slope_channel * kPixels + at;
@@ -64,13 +73,14 @@ DepthPlane depth_plane(const BlendParams& p, int64_t g) {
             p.slopes ? p.slopes[2 * g + 1] : 0.0f};
 }
 
-template <int D, bool kDepth>
+template <int D, Forward kWhat>
 void forward_tile(const BlendParams& p, int tile_index, float* scratch) {
     const int d = channel_count<D>(p);
     const ForwardPlanes t{scratch, scratch + kPixels, scratch + 2 * kPixels};
     TileView tile = start_tile(p, tile_index, t.transmittance);
     std::memset(t.median, 0, sizeof(float) * static_cast<size_t>(kPixels * (1 + d)));
     const int64_t begin = p.offsets[tile_index], end = p.offsets[tile_index + 1];
+    int64_t* counts = kWhat == Forward::kCount ? p.counts + 2 * tile_index : nullptr;
     int64_t at = begin;
     Batch batch;
     PairView pairs[kLanes];
@@ -81,14 +91,20 @@ void forward_tile(const BlendParams& p, int tile_index, float* scratch) {
         for (int i = 0; i < batch.count; ++i) {
             const float* record = p.records + batch.record[i];
             const PairView& pair = pairs[i];
-            const DepthPlane plane = kDepth ? depth_plane(p, p.entries[2 * (at + i)]) : DepthPlane{};
+            const DepthPlane plane = kWhat == Forward::kDepth ? depth_plane(p, p.entries[2 * (at + i)]) : DepthPlane{};
             for (int strip = 0; strip < kStrips; ++strip)
-                forward_rows<D, kDepth>(p, record, plane, pair, static_cast<int>(batch.first[strip][i]),
-                                        static_cast<int>(batch.last[strip][i]), strip, t);
+                forward_rows<D, kWhat>(p, record, plane, pair, static_cast<int>(batch.first[strip][i]),
+                                       static_cast<int>(batch.last[strip][i]), strip, t, counts);
         }
         find_alive(t.transmittance, tile);
     }
     p.processed[tile_index] = static_cast<int32_t>((at < end ? at : end) - begin);
+    if (p.background)
+        for (int k = 0; k < d; ++k)
+            for (int j = 0; j < kPixels; j += kLanes) {
+                float* c = t.channels + k * kPixels + j;
+                store(c, fma_(load(t.transmittance + j), Pack(p.background[k]), load(c)));
+            }
     write_planes<D>(p, tile, t.channels, p.out_channels, d);
     if (p.median_depth) write_planes<1>(p, tile, t.median, p.median_depth, 1);
     for (int j = 0; j < kPixels; j += kLanes) store(t.transmittance + j, Pack(1.0f) - load(t.transmittance + j));
@@ -104,10 +120,12 @@ void forward(const BlendParams& p) {
         Scratch scratch(2 + p.channel_count);
 #pragma omp for schedule(dynamic, 1)
         for (int tile = 0; tile < tiles; ++tile) {
-            if (p.median_depth || p.slopes)
-                forward_tile<D, true>(p, tile, scratch.data);
+            if (p.counts)
+                forward_tile<D, Forward::kCount>(p, tile, scratch.data);
+            else if (p.median_depth || p.slopes)
+                forward_tile<D, Forward::kDepth>(p, tile, scratch.data);
             else
-                forward_tile<D, false>(p, tile, scratch.data);
+                forward_tile<D, Forward::kPlain>(p, tile, scratch.data);
         }
     }
 }

@@ -11,6 +11,7 @@ Background is not added here: channels are premultiplied, and alpha comes with t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.binning.op import TILE_SIZE, TileLists
 from recon.kernels.checks import check_tensor
 from recon.kernels.native import native
+from recon.kernels.workspace import Workspace
 
 if TYPE_CHECKING:
     from recon.kernels.projection.op import Projected
@@ -131,6 +133,137 @@ def blend(
     return Blended(*out)
 
 
+@dataclass(frozen=True, eq=False)
+class DensityAccumulators:
+    """What density control gathers of N Gaussians over many backward passes; each pass adds to it in place.
+
+    Attributes:
+        gradient_sum: [N] += the length of (Σ |dL/dx|, Σ |dL/dy|) over the pixels (AbsGS), per pixel.
+        seen: [N] += 1 where a tile lists the Gaussian.
+        most_weight: [N] = the largest blended weight T alpha so far.
+    """
+
+    gradient_sum: torch.Tensor
+    seen: torch.Tensor
+    most_weight: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectedGradient:
+    """Gradient of a loss by what was blended.  Rows of Gaussians that no tile lists are not written: of no meaning.
+
+    Attributes:
+        means_px: [N, 2].
+        conics: [N, 3].
+        opacities: [N].
+        colors: [N, D], by the channels.
+    """
+
+    means_px: torch.Tensor
+    conics: torch.Tensor
+    opacities: torch.Tensor
+    colors: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """How much work a picture is.
+
+    Attributes:
+        listed: pairs of a Gaussian and a tile.
+        evaluated: pairs of a Gaussian and a pixel whose exponent the kernels compute, masked lanes included.
+        blended: those of them that are blended.
+    """
+
+    listed: int
+    evaluated: int
+    blended: int
+
+
+def blend_forward_into(
+    projected: Projected,
+    channels: torch.Tensor,
+    tiles: TileLists,
+    width: int,
+    height: int,
+    workspace: Workspace,
+    background: torch.Tensor | None = None,
+) -> Blended:
+    """Blends as `blend` does, on the CPU, without gradients and without allocating; the result is in `workspace`.
+
+    Args:
+        projected: N Gaussians in the picture, contiguous float32.
+        channels: [N, D], contiguous float32.
+        tiles: their lists.
+        width, height: size of the picture in pixels.
+        workspace: keeps the result, and what `blend_backward_into` needs, until the next call with it.
+        background: [D]; with it the picture's channels are premultiplied + T_end · background.
+    """
+    inputs = _inputs(projected, channels)
+    params = _forward_params(inputs, tiles, (width, height), workspace.take)
+    if background is not None:
+        assert background.shape == (channels.shape[1],)
+        background = background.to(torch.float32).contiguous()
+        params.background = background.data_ptr()
+    native().blend_forward(params)
+    d = channels.shape[1]
+    return Blended(workspace.take("blend.channels", (height, width, d)), workspace.take("blend.alpha", (height, width)))
+
+
+def blend_backward_into(
+    projected: Projected,
+    channels: torch.Tensor,
+    tiles: TileLists,
+    blended: Blended,
+    grad_channels: torch.Tensor,
+    workspace: Workspace,
+    accumulators: DensityAccumulators | None = None,
+) -> ProjectedGradient:
+    """Differentiates what `blend_forward_into` has just blended with the same arguments and the same workspace.
+
+    Behind the picture is the background that it was composited with; alpha takes no gradient of its own.
+
+    Args:
+        projected, channels, tiles: as for `blend_forward_into`.
+        blended: what it returned, unchanged.
+        grad_channels: [H, W, D] dL/d channels.
+        workspace: the one of the forward pass; keeps the result until the next call with it.
+        accumulators: density statistics to add to.  Without them none are computed.
+    """
+    height, width, _ = blended.channels.shape
+    assert grad_channels.shape == blended.channels.shape
+    assert grad_channels.is_contiguous()
+    inputs = _inputs(projected, channels)
+    params = _forward_params(inputs, tiles, (width, height), workspace.take)
+    assert params.out_channels == blended.channels.data_ptr(), "the picture is not the workspace's"
+    params.grad_out_channels = grad_channels.data_ptr()
+    names = ("means_px", "conics", "opacities", "channels")
+    out = tuple(workspace.take(f"blend.grad_{name}", tuple(like.shape)) for name, like in zip(names, inputs))
+    statistics = 0
+    if accumulators is not None:
+        fields = ("gradient_sum", "seen", "most_weight")
+        for name in fields:
+            tensor = getattr(accumulators, name)
+            assert tensor.shape == (len(channels),)
+            assert tensor.dtype == torch.float32
+            assert tensor.is_contiguous()
+            setattr(params, name, tensor.data_ptr())
+        statistics = native().blend_statistics
+    _backward(params, out, tiles, statistics, workspace.take)
+    return ProjectedGradient(*out)
+
+
+def count_pairs(projected: Projected, channels: torch.Tensor, tiles: TileLists, width: int, height: int) -> PairCounts:
+    """Counts the work of blending a picture, for profiles: slower than the picture itself."""
+    workspace = Workspace()
+    params = _forward_params(_inputs(projected, channels), tiles, (width, height), workspace.take)
+    counts = torch.zeros((tiles.tiles_x * tiles.tiles_y, 2), dtype=torch.int64)
+    params.counts = counts.data_ptr()
+    native().blend_forward(params)
+    evaluated, blended = counts.sum(0).tolist()
+    return PairCounts(int(tiles.entries.shape[0]), evaluated, blended)
+
+
 class _Blend(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -146,80 +279,102 @@ class _Blend(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         width, height, wants_median = picture
         statistics, planes = extras
-        count, d = channels.shape
-        module = native()
-        record_stride = _whole_lines(module.blend_record_floats + d)
-        records = torch.empty((count, record_stride), dtype=torch.float32)
-        out_channels = torch.empty((height, width, d), dtype=torch.float32)
-        out_alpha = torch.empty((height, width), dtype=torch.float32)
-        median = torch.empty((height, width), dtype=torch.float32) if wants_median else None
-        processed = torch.empty(tiles.tiles_x * tiles.tiles_y, dtype=torch.int32)
+        kept: dict[str, torch.Tensor] = {}
+
+        def take(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return kept.setdefault(name, _fresh(name, shape, dtype))
+
         inputs = tuple(tensor.contiguous() for tensor in (means_px, conics, opacities, channels))
-        params = _params(module, inputs, tiles, (records, out_channels, out_alpha, processed))
-        if depths is not None and median is not None:
-            depths = depths.contiguous()
+        params = _forward_params(inputs, tiles, (width, height), take)
+        median = None
+        if depths is not None and wants_median:
+            depths, median = depths.contiguous(), torch.empty((height, width), dtype=torch.float32)
             params.depths, params.median_depth = depths.data_ptr(), median.data_ptr()
             ctx.mark_non_differentiable(median)
         if planes is not None:
             slopes = planes.slopes.contiguous()
             params.slopes, params.slope_channel = slopes.data_ptr(), planes.channel
-        module.blend_forward(params)
-        ctx.save_for_backward(*inputs, records, out_channels, out_alpha, processed)
+        native().blend_forward(params)
+        ctx.save_for_backward(*inputs, *kept.values())
+        ctx.names = tuple(kept)
         ctx.tiles, ctx.statistics = tiles, statistics
         ctx.set_materialize_grads(False)
-        return out_channels, out_alpha, median
+        return kept["blend.channels"], kept["blend.alpha"], median
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         by_channels, by_alpha = gradients[0], gradients[1]
         if by_channels is None and by_alpha is None:
             return (None,) * 8
-        *inputs, records, out_channels, out_alpha, processed = ctx.saved_tensors
-        tiles, statistics = ctx.tiles, ctx.statistics
-        count, d = inputs[3].shape
-        module = native()
+        saved, tiles, statistics = ctx.saved_tensors, ctx.tiles, ctx.statistics
+        inputs, kept = saved[:4], dict(zip(ctx.names, saved[4:]))
+        out_channels = kept["blend.channels"]
+        height, width, _ = out_channels.shape
         by_channels = torch.zeros_like(out_channels) if by_channels is None else by_channels.contiguous()
-        params = _params(module, tuple(inputs), tiles, (records, out_channels, out_alpha, processed))
+        params = _forward_params(inputs, tiles, (width, height), lambda name, *_: kept[name])
         params.grad_out_channels = by_channels.data_ptr()
         if by_alpha is not None:
             by_alpha = by_alpha.contiguous()
             params.grad_out_alpha = by_alpha.data_ptr()
-        out = [torch.empty_like(tensor) for tensor in inputs]
-        for name, tensor in zip(("grad_means_px", "grad_conics", "grad_opacities", "grad_channels"), out):
-            setattr(params, name, tensor.data_ptr())
-        floats = module.blend_pair_floats + d
+        out = tuple(torch.zeros_like(tensor) for tensor in inputs)
+        count = len(inputs[0])
         if statistics is not None:
-            floats += module.blend_statistics
             statistics.mean_gradient_px = out[0]
-            statistics.mean_gradient_abs_px = torch.empty_like(inputs[0])
-            statistics.weight_sum, statistics.weight_max = torch.empty(count), torch.empty(count)
+            statistics.mean_gradient_abs_px = torch.zeros_like(inputs[0])
+            statistics.weight_sum, statistics.weight_max = torch.zeros(count), torch.zeros(count)
             params.grad_means_abs = statistics.mean_gradient_abs_px.data_ptr()
             params.weight_sum, params.weight_max = statistics.weight_sum.data_ptr(), statistics.weight_max.data_ptr()
-        params.pair_stride = _whole_lines(floats)
-        pair_gradients = torch.empty((tiles.entries.shape[0], params.pair_stride), dtype=torch.float32)
-        params.pair_gradients = pair_gradients.data_ptr()
-        module.blend_backward(params)
+        _backward(params, out, tiles, native().blend_statistics if statistics is not None else 0, _fresh)
         return (*out, None, None, None, None)
+
+
+# What `Workspace.take` is: a name, a shape and a type to an uninitialised tensor.
+_Take = Callable[..., torch.Tensor]
+
+
+def _fresh(_name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
 
 
 def _whole_lines(floats: int) -> int:
     return -(-floats // _CACHE_LINE_FLOATS) * _CACHE_LINE_FLOATS
 
 
-def _params(module: Any, inputs: tuple[torch.Tensor, ...], tiles: TileLists, buffers: tuple[torch.Tensor, ...]) -> Any:
+def _inputs(projected: Projected, channels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    inputs = (projected.means_px, projected.conics, projected.opacities, channels)
+    assert all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in inputs)
+    assert len({len(tensor) for tensor in inputs}) == 1
+    return inputs
+
+
+def _forward_params(inputs: tuple[torch.Tensor, ...], tiles: TileLists, size: tuple[int, int], take: _Take) -> Any:
     """Returns the params struct with everything that both passes read; the caller keeps the tensors alive."""
+    module = native()
+    (width, height), (count, d) = size, inputs[3].shape
     params = module.BlendParams()
+    params.count, params.channel_count, params.width, params.height = count, d, width, height
+    params.record_stride = _whole_lines(module.blend_record_floats + d)
+    params.log2_cutoff = math.log2(tiles.alpha_cutoff)
     for name, tensor in zip(("means_px", "conics", "opacities", "channels"), inputs):
         setattr(params, name, tensor.data_ptr())
     for name in ("offsets", "entries", "pair_starts"):
         setattr(params, name, getattr(tiles, name).data_ptr())
-    for name, tensor in zip(("records", "out_channels", "out_alpha", "processed"), buffers):
-        setattr(params, name, tensor.data_ptr())
-    params.count, params.channel_count = inputs[3].shape
-    params.record_stride = buffers[0].shape[1]
-    params.height, params.width = buffers[2].shape
-    params.log2_cutoff = math.log2(tiles.alpha_cutoff)
+    params.records = take("blend.records", (count, params.record_stride)).data_ptr()
+    params.processed = take("blend.processed", (tiles.tiles_x * tiles.tiles_y,), torch.int32).data_ptr()
+    params.out_channels = take("blend.channels", (height, width, d)).data_ptr()
+    params.out_alpha = take("blend.alpha", (height, width)).data_ptr()
     return params
+
+
+def _backward(params: Any, out: tuple[torch.Tensor, ...], tiles: TileLists, statistics: int, take: _Take) -> None:
+    """Runs the backward pass into `out`: gradients by the four inputs, in rows that a tile lists."""
+    module = native()
+    for name, tensor in zip(("grad_means_px", "grad_conics", "grad_opacities", "grad_channels"), out):
+        setattr(params, name, tensor.data_ptr())
+    params.pair_stride = _whole_lines(module.blend_pair_floats + params.channel_count + statistics)
+    pair_gradients = take("blend.pair_gradients", (tiles.entries.shape[0], params.pair_stride))
+    params.pair_gradients = pair_gradients.data_ptr()
+    module.blend_backward(params)
 
 
 def _check(

@@ -13,6 +13,7 @@ struct BlendParams {
     const float* channels = nullptr;   // [N, D]
     const float* depths = nullptr;     // [N], read where median_depth is wanted
     const float* slopes = nullptr;     // [N, 2], change of a channel per pixel; nullptr for none
+    const float* background = nullptr; // [D] behind the picture; nullptr leaves it premultiplied
     // Tile lists, T tiles and P pairs.
     const int32_t* offsets = nullptr;      // [T + 1]
     const int32_t* entries = nullptr;      // [P, 2] of (Gaussian, pair)
@@ -23,10 +24,11 @@ struct BlendParams {
     float* median_depth = nullptr;  // [H, W]; nullptr where not wanted
     float* records = nullptr;       // [N, record_stride], scratch that the backward pass reuses
     int32_t* processed = nullptr;   // [T], entries of each list read before its pixels were opaque
+    int64_t* counts = nullptr;      // [T, 2] of pairs evaluated and blended; nullptr where nobody counts
     // Gradients coming in.
     const float* grad_out_channels = nullptr;  // [H, W, D]
     const float* grad_out_alpha = nullptr;     // [H, W]; nullptr for none
-    // Gradients going out, written whole.
+    // Gradients going out; rows of Gaussians without a pair are left alone.
     float* pair_gradients = nullptr;    // [P, pair_stride], scratch
     float* grad_means_px = nullptr;     // [N, 2]
     float* grad_conics = nullptr;       // [N, 3]
@@ -35,6 +37,10 @@ struct BlendParams {
     float* grad_means_abs = nullptr;    // [N, 2]; this and the next two are nullptr where no statistics are wanted
     float* weight_sum = nullptr;        // [N]
     float* weight_max = nullptr;        // [N]
+    // Density statistics, added to in place; all or none.
+    float* gradient_sum = nullptr;      // [N] += length of what grad_means_abs would be
+    float* seen = nullptr;              // [N] += 1
+    float* most_weight = nullptr;       // [N] = max with what weight_max would be
 
     int64_t count = 0;  // N
     int32_t channel_count = 0;  // D
