@@ -22,14 +22,24 @@ class CommonOptions:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A table with a header: `rows` are as long as it, the first column is text and the others are numbers."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a command has to say when it is done.
 
     Attributes:
         report: what `--json` prints.
         title, rows: what a person reads instead.
+        grids: further tables, after that one.
         attention: reasons to look at the result; any makes the exit code 3.
-        lines: text after the table, such as the next command to type.
+        lines: text after the tables, such as the next command to type.
     """
 
     report: Mapping[str, Any]
@@ -37,6 +47,7 @@ class Outcome:
     rows: Sequence[tuple[str, str]] = ()
     attention: Sequence[str] = ()
     lines: Sequence[str] = field(default=())
+    grids: Sequence[Grid] = field(default=())
 
     @property
     def exit_code(self) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichBars
 
+    from recon.cli.command import Grid
     from recon.progress import Stage
 
 SHOW_AFTER_S = 2.0
@@ -134,3 +135,22 @@ def print_table(console: Console, title: str, rows: Sequence[tuple[str, str]]) -
     for name, value in rows:
         table.add_row(Text(name), Text(value))
     console.print(table)
+
+
+def print_grid(console: Console, grid: Grid) -> None:
+    """Prints a table with a header; the cells are taken literally and numbers stand to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(grid.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    needed = 1
+    for index, name in enumerate(grid.header):
+        # Headers break between words, so that a wide table fits; a number that is broken up cannot be read.
+        widest = max(map(len, [*name.split(), *(row[index] for row in grid.rows)]))
+        table.add_column(Text(name), justify="right" if index else "left", min_width=widest)
+        needed += widest + 1
+    for row in grid.rows:
+        table.add_row(*(Text(cell, no_wrap=True) for cell in row))
+    # Where the terminal is narrower still, it wraps the lines by itself.
+    console.print(table, width=max(console.width, needed), crop=False, soft_wrap=True)

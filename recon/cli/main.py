@@ -101,7 +101,7 @@ def execute(command: object, options: object) -> int:
 def _present(outcome: Outcome, as_json: bool, progress: object) -> None:
     from rich.console import Console
 
-    from recon.cli.console import TerminalProgress, print_table
+    from recon.cli.console import TerminalProgress, print_grid, print_table
     from recon.files import to_json_text
 
     assert isinstance(progress, TerminalProgress)
@@ -113,6 +113,8 @@ def _present(outcome: Outcome, as_json: bool, progress: object) -> None:
     console = Console(highlight=False)
     if outcome.rows:
         print_table(console, outcome.title, outcome.rows)
+    for grid in outcome.grids:
+        print_grid(console, grid)
     for line in outcome.lines:
         console.print(line, markup=False, soft_wrap=True)
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from recon.cli.command import CommonOptions, Outcome
+from recon.cli.command import CommonOptions, Grid, Outcome
 from recon.cli.console import duration
 from recon.errors import ReconError
 from recon.methods import get_method, train
+from recon.methods.profile import OFF, Profile
 from recon.progress import Progress
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class TrainOptions(CommonOptions):
     """Show the training live in the browser, on this machine alone."""
     port: int = 8080
     """Port of the viewer; the next free one is taken where it is in use."""
+    profile: bool = False
+    """Time each stage of a step against what the machine allows: a table, and profile.json in the run."""
 
 
 def options_type(words: Sequence[str]) -> type:
@@ -74,12 +77,20 @@ def execute(options: Any, progress: Progress) -> Outcome:
         viewer = LiveViewer.for_scene(options.scene, port=options.port)
         progress.log(f"Live view: {viewer.url}")
         hooks.append(viewer.hook(options.config.steps, options.out))
-    report = train(options.scene, options.out, options.config, progress, hooks, existing)
+    profile = Profile.measured() if options.profile else OFF
+    report = train(options.scene, options.out, options.config, progress, hooks, existing, profile)
+    table = profile.table()
     return Outcome(
-        report={**asdict(report), "method": options.method},
+        report={**asdict(report), "method": options.method, **({"profile": profile.to_json()} if table else {})},
         title="Training",
         rows=training_rows(report),
-        lines=["", f"Score it:   recon eval {options.out}", f"View it:    recon view {options.out}"],
+        grids=[Grid(f"Profile: per step, means of {profile.steps:,} steps", table[0], table[1:])] if table else [],
+        lines=[
+            *([profile.limits_line()] if table else []),
+            "",
+            f"Score it:   recon eval {options.out}",
+            f"View it:    recon view {options.out}",
+        ],
     )
 
 

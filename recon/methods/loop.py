@@ -216,9 +216,13 @@ class TrainingLoop:
         return LoopResult(status, self.step, self.seconds, dict(self._scores))
 
     def _make_step(self, log: MetricsLog, bar: Stage) -> None:
-        started = time.perf_counter()
+        profile = self.data.profile
+        started, started_cpu = time.perf_counter(), time.process_time() if profile.on else 0.0
         values = dict(self.trainer.step(self.step + 1, self._sampler.next()))
-        self.seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        if profile.on:
+            profile.add_step(seconds, time.process_time() - started_cpu)
         self.step += 1
         self._bad_steps = 0 if math.isfinite(values["loss"]) else self._bad_steps + 1
         if self._bad_steps >= _MOST_BAD_STEPS:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recon.methods.config import TrainConfig
+from recon.methods.profile import OFF, Profile
 from recon.scene import Scene, View
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class TrainingData:
         device: where the trainer keeps its state.
         random: the source of the method's own random choices; torch's global generators are seeded as well, and the
             loop saves and restores all of them.
+        profile: told by the trainer when a stage of a step begins and ends; records nothing unless asked to.
     """
 
     scene: Scene
@@ -40,6 +42,7 @@ class TrainingData:
     held_out: tuple[View, ...]
     device: torch.device
     random: np.random.Generator
+    profile: Profile = OFF
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,9 @@ from recon.errors import ReconError
 from recon.files import ensure_output_directory, fingerprint, read_json, remove_leftovers, write_json
 from recon.methods.config import TrainConfig, differences, from_json, to_json
 from recon.methods.method import Method, TrainingData
+from recon.methods.profile import FILE_NAME as PROFILE
+from recon.methods.profile import OFF, Profile
+from recon.methods.profile import SCHEMA as PROFILE_SCHEMA
 from recon.methods.registry import get_method, method_of
 from recon.progress import SILENT, Progress
 from recon.scene import Scene, held_out_names
@@ -124,6 +127,7 @@ def train(
     progress: Progress = SILENT,
     hooks: Sequence[Hook] = (),
     existing: Existing = "refuse",
+    profile: Profile = OFF,
 ) -> TrainReport:
     """Trains a scene into a run folder.
 
@@ -135,6 +139,7 @@ def train(
         hooks: asked after each step; see `recon.methods.loop.Hook`.
         existing: what to do where `out` holds a run already: refuse, resume it (start it where there is nothing yet),
             or replace it.
+        profile: filled with the time of each stage of a step, and then written as profile.json; `OFF` records nothing.
 
     Raises:
         ReconError: the scene, the options or the folder cannot be used; options differ from those of the run that is
@@ -167,7 +172,10 @@ def train(
         return finished
     (out / _REPORT).unlink(missing_ok=True)
     write_json(out / "config.json", document, SCHEMA)
-    result = _run_loop(scene, out, method, config, checkpoint, (progress, hooks, document["scene_fingerprint"]))
+    listeners = _Listeners(progress, hooks, profile)
+    result = _run_loop(scene, out, method, config, checkpoint, listeners, document["scene_fingerprint"])
+    if profile.on:
+        write_json(out / PROFILE, profile.to_json(), PROFILE_SCHEMA)
     begun = checkpoint.step if checkpoint is not None else 0
     if result.status == "interrupted":
         raise KeyboardInterrupt(f"stopped after step {result.step} of {config.steps}; its checkpoint is in {out}")
@@ -215,6 +223,15 @@ def load_run(path: Path | str, scene: Scene | None = None) -> Run:
     return Run(path, method, config, _scene_path(path, document["scene"]), step, checkpoint, scene)
 
 
+@dataclass(frozen=True, eq=False)
+class _Listeners:
+    """Who is told how a training goes."""
+
+    progress: Progress
+    hooks: Sequence[Hook]
+    profile: Profile
+
+
 def _finished_report(out: Path, config: TrainConfig) -> TrainReport | None:
     """Returns the report of a run that made all of its steps and exported its result; None of any other."""
     if not (out / _REPORT).is_file():
@@ -251,7 +268,7 @@ def _prepare(out: Path, method: Method, config: TrainConfig, existing: Existing)
         return None
     if existing == "replace":
         _read_document(out)  # which refuses a config.json that is somebody else's
-        for name in ("config.json", _REPORT, "metrics.jsonl", "eval.json", "splats.ply"):
+        for name in ("config.json", _REPORT, "metrics.jsonl", "eval.json", "splats.ply", PROFILE):
             (out / name).unlink(missing_ok=True)
         clear_checkpoints(out / "checkpoints")
         return None
@@ -339,7 +356,8 @@ def _run_loop(
     method: Method,
     config: TrainConfig,
     checkpoint: Checkpoint | None,
-    listeners: tuple[Progress, Sequence[Hook], str],
+    listeners: _Listeners,
+    scene_print: str,
 ) -> LoopResult:
     import numpy as np
     import torch
@@ -348,7 +366,7 @@ def _run_loop(
     from recon.methods.loop import TrainingLoop
     from recon.views import load_views
 
-    progress, hooks, scene_print = listeners
+    progress = listeners.progress
     device = choose_device(config.device)
     views = load_views(scene, config.long_side or None, progress)
     held_out = set(_split(scene, config)[1])
@@ -361,9 +379,10 @@ def _run_loop(
             held_out=tuple(view for view in views if view.name in held_out),
             device=device,
             random=np.random.default_rng([config.seed, 0]),
+            profile=listeners.profile,
         )
         trainer = method.start(data, config)
-        loop = TrainingLoop(trainer, data, config, out, scene_print, progress, hooks)
+        loop = TrainingLoop(trainer, data, config, out, scene_print, progress, listeners.hooks)
         if checkpoint is not None:
             loop.restore(checkpoint)
             progress.log(f"Going on from step {checkpoint.step}.")
