@@ -10,10 +10,10 @@ inline constexpr int kSsimRadius = 5;  // an 11×11 window, Gaussian with a stan
 inline constexpr float kSsimC1 = 0.0001f;
 inline constexpr float kSsimC2 = 0.0009f;
 
-// Windowed means of x, y, x², y² and xy.
+// Windowed means of x, y, x² + y² and xy.  The two variances enter only as their sum, so four filters do for five.
 template <class F>
 struct SsimMoments {
-    F x, y, xx, yy, xy;
+    F x, y, squares, xy;
 };
 
 // The SSIM value and its derivatives to the windowed means of x, x² and xy.
@@ -22,23 +22,23 @@ struct SsimValue {
     F value, d_x, d_xx, d_xy;
 };
 
+RECON_FN float reciprocal_(float a) { return 1.0f / a; }
+RECON_FN double reciprocal_(double a) { return 1.0 / a; }
+
 template <class F>
 RECON_FN SsimValue<F> ssim_of_moments(const SsimMoments<F>& m) {
     const F c1(kSsimC1), c2(kSsimC2), two(2.0f);
-    const F xy = m.x * m.y;
-    const F squares = m.x * m.x + m.y * m.y;
+    const F product = m.x * m.y, mean_squares = fma_(m.x, m.x, m.y * m.y);
+    const F a1 = fma_(two, product, c1), a2 = fma_(two, m.xy - product, c2);
     // Rounding can make a variance slightly negative; the constant c2 keeps the quotient finite.
-    const F variance_x = m.xx - m.x * m.x, variance_y = m.yy - m.y * m.y;
-    const F covariance = m.xy - xy;
-    const F a1 = two * xy + c1, a2 = two * covariance + c2;
-    const F b1 = squares + c1, b2 = variance_x + variance_y + c2;
-    const F inverse = F(1.0f) / (b1 * b2);
+    const F b1 = mean_squares + c1, b2 = (m.squares - mean_squares) + c2;
+    const F inverse = reciprocal_(b1 * b2);
     const F value = a1 * a2 * inverse;
-    const F d_covariance = two * a1 * inverse;
-    const F d_variance_x = -value / b2;
+    // The derivatives to the covariance and to the variance of x; 1 / b2 is b1 · inverse and the other way round.
+    const F d_xy = two * a1 * inverse, d_xx = -(value * (b1 * inverse));
     // The mean of x enters the product, the squares, the variance (-2x) and the covariance (-y).
-    const F d_mean = two * m.y * a2 * inverse - two * m.x * value / b1;
-    return {value, d_mean - two * m.x * d_variance_x - m.y * d_covariance, d_variance_x, d_covariance};
+    const F by_y = inverse * (a2 - a1), by_x = fma_(value, b2 * inverse, d_xx);
+    return {value, two * fnma_(m.x, by_x, m.y * by_y), d_xx, d_xy};
 }
 
 }  // namespace recon

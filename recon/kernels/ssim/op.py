@@ -17,6 +17,7 @@ from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.checks import check_tensor
 from recon.kernels.native import native
 from recon.kernels.ssim.reference import RADIUS, photometric_reference
+from recon.kernels.workspace import Workspace
 
 BORDER_PX = RADIUS
 """How far the window reaches beyond a pixel."""
@@ -94,30 +95,86 @@ class _Photometric(torch.autograd.Function):
         weight: torch.Tensor | None,
         weights: PhotometricWeights,
     ) -> torch.Tensor:
-        module = native()
-        height, width, channels = image.shape
-        total = max((float(weight.sum()) if weight is not None else height * width) * channels, 1e-12)
-        gradient = torch.empty_like(image) if ctx.needs_input_grad[0] else None
-        row_sums = torch.zeros(height, 2, dtype=torch.float64)
-        params = module.SsimParams()
-        params.image = image.data_ptr()
-        if target.dtype == torch.uint8:
-            params.target_bytes = target.data_ptr()
-        else:
-            params.target = target.data_ptr()
-        params.weight = weight.data_ptr() if weight is not None else 0
-        params.gradient = gradient.data_ptr() if gradient is not None else 0
-        params.row_sums = row_sums.data_ptr()
-        params.height, params.width, params.channels = height, width, channels
-        params.l1_scale = weights.l1 / total
-        params.ssim_scale = -weights.ssim / total
-        workspace = torch.empty(module.ssim_workspace_floats(params))
-        params.workspace = workspace.data_ptr()
-        module.photometric(params)
-        similarity, l1 = (row_sums.sum(0) / total).tolist()
-        ctx.gradient = gradient
-        return image.new_tensor(weights.l1 * l1 + weights.ssim * (1 - similarity))
+        ctx.gradient = torch.empty_like(image) if ctx.needs_input_grad[0] else None
+        params = _params(image, target, weights, weight)
+        return image.new_tensor(_run(params, Workspace(), ctx.gradient))
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         return ctx.gradient * upstream[0], None, None, None
+
+
+@dataclass(frozen=True)
+class PhotometricResult:
+    """The loss, and its gradient [H, W, C] to the image, which lives in the workspace until the next call."""
+
+    loss: float
+    gradient: torch.Tensor
+
+
+def photometric_into(
+    image: torch.Tensor,
+    target: torch.Tensor,
+    workspace: Workspace,
+    ssim_weight: float = 0.2,
+    weight: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    mask_is_alpha: bool = False,
+    background: torch.Tensor | None = None,
+) -> PhotometricResult:
+    """Returns the loss of `photometric_loss` and its gradient; on the CPU, without autograd, allocating nothing.
+
+    Args:
+        image: [H, W, C] float32, contiguous like all that follow.
+        target: [H, W, C], float32 in 0..1 or uint8.
+        workspace: holds the gradient and the scratch memory.
+        ssim_weight: λ (3DGS: 0.2).
+        weight: [H, W] float32, as for `photometric_loss`.
+        mask: [H, W] uint8.  A pixel's weight is mask / 255 (times `weight` where both are given).
+        mask_is_alpha: the mask does not weigh; the target is background + mask / 255 · (target − background) instead.
+        background: [C] float32, needed with `mask_is_alpha`.
+    """
+    _assert_layout(image, tuple(image.shape), torch.float32)
+    _assert_layout(target, tuple(image.shape), torch.uint8 if target.dtype == torch.uint8 else torch.float32)
+    params = _params(image, target, PhotometricWeights(1 - ssim_weight, ssim_weight), weight)
+    if weight is not None:
+        _assert_layout(weight, tuple(image.shape[:2]), torch.float32)
+    if mask is not None:
+        _assert_layout(mask, tuple(image.shape[:2]), torch.uint8)
+        params.mask, params.mask_is_alpha = mask.data_ptr(), mask_is_alpha
+        if mask_is_alpha:
+            assert background is not None, "a mask that is alpha needs a background"
+            _assert_layout(background, (image.shape[2],), torch.float32)
+            params.background = background.data_ptr()
+    gradient = workspace.take("photometric gradient", tuple(image.shape))
+    return PhotometricResult(_run(params, workspace, gradient), gradient)
+
+
+def _assert_layout(tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    assert (tuple(tensor.shape), tensor.dtype) == (shape, dtype), f"{tuple(tensor.shape)} {tensor.dtype}"
+    assert tensor.is_contiguous()
+    assert tensor.device.type == "cpu"
+
+
+def _params(image: torch.Tensor, target: torch.Tensor, weights: PhotometricWeights, weight: torch.Tensor | None) -> Any:
+    params = native().SsimParams()
+    params.image = image.data_ptr()
+    if target.dtype == torch.uint8:
+        params.target_bytes = target.data_ptr()
+    else:
+        params.target = target.data_ptr()
+    if weight is not None:
+        params.weight = weight.data_ptr()
+    params.height, params.width, params.channels = image.shape
+    params.l1_weight, params.ssim_weight = weights.l1, weights.ssim
+    return params
+
+
+def _run(params: Any, workspace: Workspace, gradient: torch.Tensor | None) -> float:
+    module = native()
+    if gradient is not None:
+        params.gradient = gradient.data_ptr()
+    params.row_sums = workspace.take("photometric rows", (params.height, 3), torch.float64).data_ptr()
+    params.workspace = workspace.take("photometric scratch", (module.ssim_workspace_floats(params),)).data_ptr()
+    loss: float = module.photometric(params)
+    return loss
