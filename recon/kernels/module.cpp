@@ -19,6 +19,7 @@ void bind_raycast(nb::module_& m);
 void bind_tsdf(nb::module_& m);
 void bind_marching_cubes(nb::module_& m);
 void bind_triangles(nb::module_& m);
+void bind_update(nb::module_& m);
 }  // namespace recon
 
 #if RECON_DETECTS
@@ -53,4 +54,5 @@ NB_MODULE(RECON_MODULE, m) {
     recon::bind_tsdf(m);
     recon::bind_marching_cubes(m);
     recon::bind_triangles(m);
+    recon::bind_update(m);
 }

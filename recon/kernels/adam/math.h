@@ -10,6 +10,23 @@ struct AdamState {
     F parameter, first_moment, second_moment;
 };
 
+// m / (sqrt(v) scale2 + epsilon)
+template <class F>
+RECON_FN F adam_direction(F m, F v, F scale2, F epsilon) {
+    return m / (sqrt_(v) * scale2 + epsilon);
+}
+
+#if RECON_AVX512
+// The same to a few units in the last place, by estimates with a Newton step each, in a third of the time.  A second
+// moment below the normal numbers has its root taken for less than 1.1e-19.
+RECON_FN Pack adam_direction(Pack m, Pack v, Pack scale2, Pack epsilon) {
+    const Pack inverse(_mm512_rsqrt14_ps(fmax_(v, Pack(1.17549435e-38f)).v));
+    Pack root = v * inverse;
+    root = fma_(fnma_(root, root, v), Pack(0.5f) * inverse, root);
+    return m * reciprocal_(fma_(root, scale2, epsilon));
+}
+#endif
+
 // `scale2` is 1 / sqrt(bias_correction2), `step_size` is learning_rate / bias_correction1.  A gradient that is NaN or
 // whose square would overflow counts as zero: it would spoil the moments for good.
 template <class F>
@@ -18,7 +35,7 @@ RECON_FN AdamState<F> adam_update(AdamState<F> s, F gradient, F beta1, F beta2, 
     F m = fma_(beta1, s.first_moment - gradient, gradient);
     F g2 = gradient * gradient;
     F v = fma_(beta2, s.second_moment - g2, g2);
-    return {s.parameter - step_size * m / (sqrt_(v) * scale2 + epsilon), m, v};
+    return {fnma_(step_size, adam_direction(m, v, scale2, epsilon), s.parameter), m, v};
 }
 
 }  // namespace recon

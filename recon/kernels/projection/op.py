@@ -4,8 +4,8 @@
 Sources: Zwicker et al., "EWA splatting", 2002; Kerbl et al., "3D Gaussian splatting", 2023; Yu et al.,
 "Mip-Splatting", 2024 (the antialiased mode).  math.h holds the formulas, reference.py the same in plain torch.
 
-`project` is differentiable; `project_forward` and `project_backward` are its two halves for a training step that
-chains them by hand.
+`project` is differentiable; `project_forward` and `project_backward` are its two halves for callers that chain them by
+hand; `project_into` is the former for a training step that allocates nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.checks import check_tensor
 from recon.kernels.native import native
 from recon.kernels.projection.types import Projected, ProjectedGradients, ProjectionOptions, SplatGradients
+from recon.kernels.workspace import Workspace
 from recon.splats import Splats
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "project",
     "project_backward",
     "project_forward",
+    "project_into",
 ]
 
 _STORED = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -88,7 +90,7 @@ def project_forward(
         splats, cam_from_world, camera, options: as for `project`; contiguous tensors are not copied.
         out: buffers to write to, in the shapes of `Projected`, contiguous; None allocates.
     """
-    params, keep = _params(splats, cam_from_world, camera, options)
+    params, keep = _checked_params(splats, cam_from_world, camera, options)
     count, dtype = len(splats), splats.means.dtype
     if out is None:
         new = splats.means.new_empty
@@ -100,6 +102,32 @@ def project_forward(
     module = native()
     (module.project_forward if dtype == torch.float32 else module.project_forward_double)(params)
     del keep
+    return out
+
+
+def project_into(
+    splats: Splats,
+    cam_from_world: torch.Tensor,
+    camera: Camera,
+    options: ProjectionOptions,
+    workspace: Workspace,
+) -> Projected:
+    """`project` on the CPU without gradients and, in steady state, without allocation.
+
+    Args:
+        splats: N Gaussians, float32 contiguous.
+        cam_from_world: [4, 4] float32 contiguous.
+        camera, options: as for `project`.
+        workspace: where the result lives until the next call with it; 41 bytes for each Gaussian.
+    """
+    assert splats.means.dtype == torch.float32
+    assert splats.means.device.type == "cpu"
+    params, count = projection_params(splats, cam_from_world, camera, options), len(splats)
+    fields = {name: workspace.take(f"projected.{name}", (count, *width)) for name, width in _WIDTHS.items()}
+    out = Projected(**fields, visible=workspace.take("projected.visible", (count,), torch.uint8))
+    for name in (*_WIDTHS, "visible"):
+        setattr(params, name, getattr(out, name).data_ptr())
+    native().project_forward(params)
     return out
 
 
@@ -127,7 +155,7 @@ def project_backward(
     Returns:
         `out`.
     """
-    params, keep = _params(splats, cam_from_world, camera, options)
+    params, keep = _checked_params(splats, cam_from_world, camera, options)
     count, dtype, operation = len(splats), splats.means.dtype, "project_backward"
     flags = check_tensor(operation, "visible", visible, (count,), torch.uint8)
     params.visible = flags.data_ptr()
@@ -208,31 +236,47 @@ def _check_degree(splats: Splats, options: ProjectionOptions) -> None:
         )
 
 
-def _params(
-    splats: Splats, cam_from_world: torch.Tensor, camera: Camera, options: ProjectionOptions
-) -> tuple[Any, list[torch.Tensor]]:
-    """Returns the parameters of a call with its inputs set, and the tensors that must live as long."""
-    _check_degree(splats, options)
-    dtype, count, module = splats.means.dtype, len(splats), native()
-    if dtype not in (torch.float32, torch.float64):
-        raise ReconError("calling project", f"means is {dtype}", "torch.float32")
-    params = module.ProjectionParams() if dtype == torch.float32 else module.ProjectionParamsDouble()
-    keep = []
-    shapes = {name: tuple(getattr(splats, name).shape) for name in _STORED}  # which Splats has checked
-    for name, shape in shapes.items():
-        tensor = check_tensor("project", name, getattr(splats, name), shape, dtype)
-        keep.append(tensor)
+def projection_params(splats: Splats, cam_from_world: torch.Tensor, camera: Camera, options: ProjectionOptions) -> Any:
+    """Returns the native parameters of a call with its inputs set, for callers that have checked them.
+
+    The tensors must be float32 or float64 and contiguous, and live as long as the parameters.
+    """
+    module = native()
+    params = module.ProjectionParams() if splats.means.dtype == torch.float32 else module.ProjectionParamsDouble()
+    for name in _STORED:
+        tensor = getattr(splats, name)
+        assert tensor.is_contiguous(), f"{name} must be contiguous"
+        assert tensor.dtype == splats.means.dtype, f"{name} is {tensor.dtype}"
         setattr(params, name, tensor.data_ptr())
-    pose = check_tensor("project", "cam_from_world", cam_from_world, (4, 4), dtype)
-    keep.append(pose)
-    params.cam_from_world = pose.data_ptr()
-    params.count, params.sh_bases, params.sh_degree = count, splats.sh.shape[1], options.sh_degree
+    assert cam_from_world.shape == (4, 4)
+    assert cam_from_world.dtype == splats.means.dtype
+    assert cam_from_world.is_contiguous()
+    assert options.sh_degree <= splats.sh_degree
+    params.cam_from_world = cam_from_world.data_ptr()
+    params.count, params.sh_bases, params.sh_degree = len(splats), splats.sh.shape[1], options.sh_degree
     params.fx, params.fy, params.cx, params.cy = camera.fx, camera.fy, camera.cx, camera.cy
     params.width, params.height = camera.width, camera.height
     params.near_plane, params.far_plane = options.near, options.far
     params.blur_px2, params.alpha_cutoff = options.blur_px2, options.alpha_cutoff
     params.antialiased = int(options.antialiased)
-    return params, keep
+    return params
+
+
+def _checked_params(
+    splats: Splats, cam_from_world: torch.Tensor, camera: Camera, options: ProjectionOptions
+) -> tuple[Any, list[torch.Tensor]]:
+    """Returns the parameters of a call with its inputs set, and the tensors that must live as long."""
+    _check_degree(splats, options)
+    dtype = splats.means.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ReconError("calling project", f"means is {dtype}", "torch.float32")
+    shapes = {name: tuple(getattr(splats, name).shape) for name in _STORED}  # which Splats has checked
+    means, quats, log_scales, logits, sh = (
+        check_tensor("project", name, getattr(splats, name), shape, dtype) for name, shape in shapes.items()
+    )
+    checked = Splats(means, quats, log_scales, logits, sh)
+    pose = check_tensor("project", "cam_from_world", cam_from_world, (4, 4), dtype)
+    return projection_params(checked, pose, camera, options), [means, quats, log_scales, logits, sh, pose]
 
 
 def _set_output(params: Any, name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
