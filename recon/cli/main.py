@@ -12,9 +12,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from recon.cli.command import BAD_INPUT, DONE, INTERRUPTED, Outcome
 from recon.errors import ReconError
+
+if TYPE_CHECKING:
+    from recon.cli.console import TerminalProgress
 
 COMMANDS = {
     "run": ("recon.cli.run", "photos or a video in; poses, splats, scores, a mesh and a page out"),
@@ -68,13 +72,18 @@ def _overview() -> str:
 def _run(name: str, words: list[str]) -> int:
     import tyro
 
+    from recon.cli.console import TerminalProgress
+
     module = import_module(COMMANDS[name][0])
-    options = tyro.cli(
-        module.options_type(words) if hasattr(module, "options_type") else module.Options,
-        args=words,
-        prog=f"recon {name}",
-        description=module.__doc__,
-    )
+    try:
+        options = tyro.cli(
+            module.options_type(words) if hasattr(module, "options_type") else module.Options,
+            args=words,
+            prog=f"recon {name}",
+            description=module.__doc__,
+        )
+    except ReconError as error:
+        return _refuse(error, "--json" in words, TerminalProgress())
     return execute(module.execute, options)
 
 
@@ -87,15 +96,19 @@ def execute(command: object, options: object) -> int:
     try:
         outcome = command(options, progress)  # type: ignore[operator]
     except ReconError as error:
-        if as_json:
-            print(json.dumps({"error": error.to_json()}))
-        progress.console.print(f"[bold red]recon:[/] {_escape(str(error))}")
-        return BAD_INPUT
+        return _refuse(error, as_json, progress)
     except KeyboardInterrupt:
         progress.console.print("Stopped.  What was finished is kept; run the same command again to continue.")
         return INTERRUPTED
     _present(outcome, as_json, progress)
     return outcome.exit_code
+
+
+def _refuse(error: ReconError, as_json: bool, progress: TerminalProgress) -> int:
+    if as_json:
+        print(json.dumps({"error": error.to_json()}))
+    progress.console.print(f"[bold red]recon:[/] {_escape(str(error))}")
+    return BAD_INPUT
 
 
 def _present(outcome: Outcome, as_json: bool, progress: object) -> None:

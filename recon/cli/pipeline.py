@@ -12,11 +12,14 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from recon.cli.stages import StageBook, locked
 from recon.errors import ReconError
 from recon.files import ensure_output_directory, fingerprint, remove_leftovers
+from recon.methods import SplatConfig
 from recon.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ class PipelineConfig:
     """Frames to take from a video; by default two per second, within limits."""
     method: str = "splat"
     """What to train."""
+    preset: Annotated[str, tyro.conf.arg(help=SplatConfig.presets_help())] = "normal"
+    """Which of the method's presets the options below start from."""
     steps: int | None = None
     """Training steps."""
     max_gaussians: int | None = None
@@ -159,7 +164,7 @@ class _Pipeline:
         unknown = [name for name in given if name not in kind.__dataclass_fields__]
         if unknown:
             raise ReconError("reading the options", f"--method {self.config.method} does not have {', '.join(unknown)}")
-        return kind(**given)
+        return replace(kind.preset(self.config.preset), **given)
 
     def _process(self) -> ProcessReport:
         from recon.process import ProcessConfig, process

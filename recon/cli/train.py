@@ -47,22 +47,34 @@ class TrainOptions(CommonOptions):
 
 
 def options_type(words: Sequence[str]) -> type:
-    """Returns the options of the method that the words name, so that each method's options have help."""
-    name = "splat"
-    for index, word in enumerate(words):
-        if word == "--method" and index + 1 < len(words):
-            name = words[index + 1]
-        elif word.startswith("--method="):
-            name = word.partition("=")[2]
-    config_type: Any = get_method(name).config_type
+    """Returns the options of the method that the words name, so that each method's options have help.
+
+    The preset among them chooses the defaults.
+    """
+    config_type: Any = get_method(_given(words, "--method") or "splat").config_type
+    defaults = config_type.preset(_given(words, "--preset") or "normal")
     return make_dataclass(
         "Options",
-        # An empty name leaves out this level's prefix only: --steps, but --rates.position.
-        [("config", Annotated[config_type, tyro.conf.arg(name="")], field(default_factory=config_type))],
+        [
+            ("preset", Annotated[str, tyro.conf.arg(help=config_type.presets_help())], field(default="normal")),
+            # An empty name leaves out this level's prefix only: --steps, but --rates.position.
+            ("config", Annotated[config_type, tyro.conf.arg(name="")], field(default=defaults)),
+        ],
         bases=(TrainOptions,),
         frozen=True,
         kw_only=True,
     )
+
+
+def _given(words: Sequence[str], option: str) -> str:
+    """Returns the value of an option among a command's words, before they are parsed; empty where it is not given."""
+    value = ""
+    for index, word in enumerate(words):
+        if word == option and index + 1 < len(words):
+            value = words[index + 1]
+        elif word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+    return value
 
 
 def execute(options: Any, progress: Progress) -> Outcome:

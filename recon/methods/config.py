@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from recon.errors import ReconError
 
@@ -51,6 +51,9 @@ class Checked:
 class TrainConfig(Checked):
     """What the training loop needs to know of any method."""
 
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"normal": {}}
+    """Named sets of defaults: the options that differ from the class's own, those of groups as "group.option"."""
+
     steps: int = ranged(3000, 1)
     """Optimisation steps, one photograph each; at least 1.  Schedules stretch with it."""
     long_side: int = ranged(480, 0)
@@ -69,6 +72,32 @@ class TrainConfig(Checked):
     """Steps between lines of metrics.jsonl; at least 1."""
     evaluate_every: int = ranged(1000, 0, resume=True)
     """Steps between scores of the held-out photographs during training; 0 scores none."""
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """Returns the options that a preset stands for.
+
+        Raises:
+            ReconError: there is none of that name.
+        """
+        if name not in cls.PRESETS:
+            raise ReconError("choosing a preset", f"there is none called {name!r}", f"one of {', '.join(cls.PRESETS)}")
+        config = cls()
+        for option, value in cls.PRESETS[name].items():
+            group, _, member = option.rpartition(".")
+            if group:
+                value = dataclasses.replace(getattr(config, group), **{member: value})
+            config = dataclasses.replace(config, **{group or member: value})
+        return config
+
+    @classmethod
+    def presets_help(cls) -> str:
+        """Returns the presets in words, from the numbers themselves."""
+        lines = []
+        for name, options in cls.PRESETS.items():
+            words = [f"{option.replace('_', '-')} {value}" for option, value in options.items()]
+            lines.append(f"{name}: {', '.join(words) or 'the defaults'}")
+        return "Which defaults to start from; whatever is given beside it comes first. " + "; ".join(lines) + "."
 
 
 def to_json(config: Any) -> dict[str, Any]:

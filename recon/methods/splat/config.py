@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from recon.methods.config import Checked, TrainConfig, ranged
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "draft": {"steps": 700, "max_gaussians": 20_000},
+    "normal": {},
+    "best": {"steps": 15_000, "max_gaussians": 150_000},
+}
+"""What `--preset` chooses: the options that differ from the defaults below; those of groups as "density.every"."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,9 @@ class DensityConfig(Checked):
 @dataclass(frozen=True)
 class SplatConfig(TrainConfig):
     """3D Gaussian splatting."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    """The table above."""
 
     max_gaussians: int = ranged(50_000, 1)
     """The most Gaussians that density control may make; at least 1."""
