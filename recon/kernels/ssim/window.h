@@ -7,6 +7,7 @@
 // row's result does not depend on the group that it is computed in.
 #pragma once
 #include "recon/kernels/common/simd.h"
+#include "recon/kernels/common/transpose.h"
 #include "recon/kernels/ssim/math.h"
 
 namespace recon {
@@ -62,13 +63,34 @@ RECON_FN void derivatives_down(const float* const* rows, int64_t plane, int64_t 
         for (int o = 0; o < kGroup; ++o) store(out + (d * kGroup + o) * line + i, sums[d][o]);
 }
 
-// The filter along the line, at `center`; neighbours lie `step` samples apart.
+// Lane i of the result is lane First + i of `a` followed by `b`.
+template <int First>
+struct FromLane {
+    static constexpr int of(int lane) { return First + lane; }
+};
+
+// The two neighbours K pixels to the left and right of the lanes of `center`, added.
+template <int Step, int K>
+RECON_FN Pack both_sides(const float* center, int64_t step, Pack before, Pack here, Pack after) {
+    // Loads that straddle cache lines are what the long packs wait for; the shuffles of two pairs relieve them.
+    if constexpr (kLanes == 16 && Step > 0 && K <= 2)
+        return shuffle<FromLane<kLanes - K * Step>>(before, here) + shuffle<FromLane<K * Step>>(here, after);
+    else
+        return load(center - K * step) + load(center + K * step);
+}
+
+// The filter along the line, at `center`, whose neighbours lie `step` samples apart.  `Step` says the same where it is
+// known beforehand, else it is 0.
+template <int Step>
 RECON_FN Pack filter_along(const float* center, int64_t step) {
-    Pack sum = load(center) * Pack(kGauss[kSsimRadius]);
-#pragma GCC unroll 5
-    for (int k = 1; k <= kSsimRadius; ++k)
-        sum = fma_(load(center - k * step) + load(center + k * step), Pack(kGauss[kSsimRadius + k]), sum);
-    return sum;
+    static_assert(2 * Step < kLanes || kLanes < 16, "two neighbours must lie within the next pack");
+    const Pack before = load(center - kLanes), here = load(center), after = load(center + kLanes);
+    Pack sum = here * Pack(kGauss[5]);
+    sum = fma_(both_sides<Step, 1>(center, step, before, here, after), Pack(kGauss[6]), sum);
+    sum = fma_(both_sides<Step, 2>(center, step, before, here, after), Pack(kGauss[7]), sum);
+    sum = fma_(both_sides<Step, 3>(center, step, before, here, after), Pack(kGauss[8]), sum);
+    sum = fma_(both_sides<Step, 4>(center, step, before, here, after), Pack(kGauss[9]), sum);
+    return fma_(both_sides<Step, 5>(center, step, before, here, after), Pack(kGauss[10]), sum);
 }
 
 }  // namespace recon
