@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ import torch
 from recon.cameras import Camera
 from recon.errors import ReconError
 from recon.kernels.backend import Backend, resolve_backend
-from recon.kernels.binning.op import ALPHA_CUTOFF, bin_tiles
-from recon.kernels.blend.op import BlendStatistics, DepthPlanes, blend
-from recon.kernels.projection.op import Projected, ProjectionOptions, project
+from recon.kernels.binning.op import ALPHA_CUTOFF, TileBinner, bin_tiles
+from recon.kernels.blend.op import BlendStatistics, DepthPlanes, blend, blend_forward_into
+from recon.kernels.projection.op import Projected, ProjectionOptions, project, project_into
 from recon.kernels.projection.reference import rotation_matrices
+from recon.kernels.workspace import Workspace
 from recon.render import RenderOptions, RenderOutput
 from recon.splats import Splats
 
@@ -105,13 +107,7 @@ def rasterize(
     Raises:
         ReconError: a camera with distortion, wrong shapes, a missing or unsuitable backend, or too little memory.
     """
-    if not camera.is_pinhole:
-        raise ReconError(
-            "rendering splats",
-            f"the camera's model is {camera.model.value}",
-            "PINHOLE",
-            "undistort the photos and cameras first (recon.views does)",
-        )
+    _check_camera(camera)
     degree = splats.sh_degree if options.sh_degree is None else options.sh_degree
     if not 0 <= degree <= splats.sh_degree:
         raise ReconError("rendering splats", f"SH degree {degree} is asked for", f"0 to {splats.sh_degree}")
@@ -125,11 +121,16 @@ def rasterize(
 
 
 class SplatRenderer:
-    """Shows splats; a `recon.render.Renderer`, without gradients."""
+    """Shows splats; a `recon.render.Renderer`, without gradients.
+
+    Pictures of colours alone, which a viewer or a film asks for one after another, are rendered on memory that lives
+    from picture to picture; several threads take turns.
+    """
 
     def __init__(self, splats: Splats, backend: Backend = "auto") -> None:
-        self.splats = splats.detach()
+        self.splats = splats.detach().contiguous()
         self._backend = backend
+        self._painter = _Painter()
 
     @torch.no_grad()
     def render(self, camera: Camera, options: RenderOptions | None = None) -> RenderOutput:
@@ -138,7 +139,12 @@ class SplatRenderer:
         The expected depth is planar; from gsplat it is that of the centres, and there is no median depth.
         """
         options = options or RenderOptions()
-        ours = resolve_backend(self._backend, self.splats.device, BACKENDS) != "gsplat"
+        backend = resolve_backend(self._backend, self.splats.device, BACKENDS)
+        single = self.splats.means.dtype == torch.float32
+        if backend == "cpu" and single and not (options.depth or options.normal or options.features):
+            _check_camera(camera)
+            return self._painter.paint(self.splats, camera, options.background)
+        ours = backend != "gsplat"
         rasterize_options = RasterizeOptions(
             background=options.background,
             depth=options.depth,
@@ -148,6 +154,38 @@ class SplatRenderer:
             features=options.features,
         )
         return rasterize(self.splats, camera, rasterize_options, backend=self._backend).output
+
+
+class _Painter:
+    """Renders colours by the kernels, on memory that stays."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._workspace = Workspace()
+        self._binner = TileBinner()
+
+    def paint(self, splats: Splats, camera: Camera, background: tuple[float, float, float]) -> RenderOutput:
+        """Returns rgb and alpha, which belong to the caller."""
+        cam_from_world = torch.tensor(camera.cam_from_world, dtype=torch.float32)
+        options = ProjectionOptions(antialiased=splats.antialiased, sh_degree=splats.sh_degree)
+        with self._lock:
+            projected = project_into(splats, cam_from_world, camera, options, self._workspace)
+            tiles = self._binner.bin(projected, camera.width, camera.height, options.alpha_cutoff)
+            blended = blend_forward_into(
+                projected, projected.colors, tiles, camera.width, camera.height, self._workspace,
+                torch.tensor(background, dtype=torch.float32),
+            )  # fmt: skip
+            return RenderOutput(rgb=blended.channels.clone(), alpha=blended.alpha.clone())
+
+
+def _check_camera(camera: Camera) -> None:
+    if not camera.is_pinhole:
+        raise ReconError(
+            "rendering splats",
+            f"the camera's model is {camera.model.value}",
+            "PINHOLE",
+            "undistort the photos and cameras first (recon.views does)",
+        )
 
 
 def facing_normals(splats: Splats, cam_from_world: torch.Tensor) -> torch.Tensor:

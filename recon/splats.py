@@ -110,6 +110,18 @@ class Splats:
             features=None if self.features is None else self.features.detach(),
         )
 
+    def contiguous(self) -> Splats:
+        """Returns the same values, each tensor in one piece of memory."""
+        return replace(
+            self,
+            means=self.means.contiguous(),
+            quats=self.quats.contiguous(),
+            log_scales=self.log_scales.contiguous(),
+            opacity_logits=self.opacity_logits.contiguous(),
+            sh=self.sh.contiguous(),
+            features=None if self.features is None else self.features.contiguous(),
+        )
+
     def to(self, device: torch.device | str) -> Splats:
         """Returns the splats on another device."""
         return replace(

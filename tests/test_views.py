@@ -235,3 +235,21 @@ def test_fox_views_are_reused_fast(captures: Path, tmp_path: Path) -> None:
     again = load_views(scene, 480, names=names)
     assert time.perf_counter() - start < 0.5
     assert all(np.array_equal(a.image, b.image) for a, b in zip(made, again, strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("lens", ["pinhole", "barrel"])
+def test_averaging_first_gives_the_same_picture(tmp_path: Path, lens: str, suffix: str) -> None:
+    """Sides that are no multiples of 2 keep a photograph from being averaged first; one pixel less must not show."""
+    camera = replace(LENSES[lens], cam_from_world=np.eye(4))
+    camera = camera.resized(4 * camera.width, 4 * camera.height)
+    pictures = []
+    for cut in (0, 1):
+        cropped = replace(camera, width=camera.width - cut, height=camera.height - cut)
+        path = tmp_path / f"{cut}{suffix}"
+        Image.fromarray(photograph(cropped)).save(path, quality=98)
+        (view,) = load_views(Scene((Frame(path.name, path, cropped),)), 200)
+        expected = photograph(view.camera)
+        assert np.abs(view.image.astype(int) - expected)[2:-2, 2:-2].max() <= 4
+        pictures.append(view.image)
+    assert pictures[0].shape == pictures[1].shape

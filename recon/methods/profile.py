@@ -171,6 +171,11 @@ class Profile:
         stage.flops += flops
         return _Clock(stage)
 
+    def add_bytes(self, name: str, bytes_moved: float) -> None:
+        """Adds to what a stage moved, where that is known only after it ran."""
+        if self.on:
+            self._stages[name].bytes_moved += bytes_moved
+
     def aside(self) -> AbstractContextManager[None]:
         """Returns a context manager for what profiling itself costs; it counts to no stage and to no step."""
         return _Clock(self._aside) if self.on else _NOTHING

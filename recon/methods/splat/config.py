@@ -59,8 +59,6 @@ class DensityConfig(Checked):
     """When it ends, as a fraction of all steps; 0 to 1."""
     every: int = ranged(100, 1)
     """Steps between two rounds; at least 1."""
-    absolute_gradient: bool = True
-    """classic: rank by gradients whose signs do not cancel over a Gaussian's pixels (AbsGS): finds the blurred."""
     prune_opacity: float = ranged(0.005, 0.0, 1.0)
     """Gaussians of less opacity are removed (classic) or moved to others (mcmc); 0 to 1."""
     prune_weight: float = ranged(0.02, 0.0, 1.0)

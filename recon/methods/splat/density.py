@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from recon.kernels.blend.op import DensityAccumulators
 from recon.methods.splat.model import SplatParameters
 from recon.splats import Splats
 
 if TYPE_CHECKING:
     from recon.methods.splat.config import SplatConfig
-    from recon.rasterization import Rasterization
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class DensityContext:
 class DensityStrategy(Protocol):
     """Watches the gradients and changes the Gaussians."""
 
-    def observe(self, raster: Rasterization) -> None:
-        """Looks at a rendering after its backward pass."""
+    def accumulators(self, step: int) -> DensityAccumulators | None:
+        """Returns what step `step` adds its statistics to; None where they are not needed."""
 
     def update(self, parameters: SplatParameters, context: DensityContext) -> None:
         """Changes the Gaussians after an optimiser step, when it is time to."""
@@ -78,10 +78,14 @@ class Schedule:
         """Whether density control acts after `step`."""
         return self.first <= step <= self.last and (step - self.first) % self.every == 0
 
+    @property
+    def last_round(self) -> int:
+        """The step after which density control acts for the last time."""
+        return self.first + max(0, self.last - self.first) // self.every * self.every
+
     def budget(self, step: int) -> int:
         """Gaussians allowed after `step`: growing evenly from the start to the most, which the last round reaches."""
-        last_round = self.first + (self.last - self.first) // self.every * self.every
-        span = max(last_round - self.first + self.every, 1)
+        span = max(self.last_round - self.first + self.every, 1)
         share = min(max((step - self.first + self.every) / span, 0.0), 1.0)
         return min(self.most, round(self.start_count + share * (self.most - self.start_count)))
 
@@ -89,8 +93,8 @@ class Schedule:
 class FixedDensity:
     """Leaves the Gaussians as they are."""
 
-    def observe(self, raster: Rasterization) -> None:
-        pass
+    def accumulators(self, step: int) -> None:
+        return None
 
     def update(self, parameters: SplatParameters, context: DensityContext) -> None:
         pass
@@ -108,25 +112,17 @@ class ClassicDensity:
     def __init__(self, config: SplatConfig, start_count: int, device: torch.device) -> None:
         self._config = config.density
         self._schedule = Schedule.of(config, start_count)
-        self._gradient_sum = torch.zeros(start_count, device=device)
-        self._seen = torch.zeros(start_count, device=device)
-        self._most_weight = torch.zeros(start_count, device=device)
+        self._gathered = _nothing_gathered(start_count, device)
 
-    def observe(self, raster: Rasterization) -> None:
-        self._gradient_sum += raster.gradient_abs_px if self._config.absolute_gradient else raster.gradient_px
-        self._seen += raster.visible
-        if raster.statistics.weight_max is not None:
-            torch.maximum(self._most_weight, raster.statistics.weight_max, out=self._most_weight)
+    def accumulators(self, step: int) -> DensityAccumulators | None:
+        return self._gathered if step <= self._schedule.last_round else None
 
     def update(self, parameters: SplatParameters, context: DensityContext) -> None:
         if not self._schedule.is_round(context.step):
             return
         with torch.no_grad():
             self._change(parameters, context)
-        count = len(parameters)
-        self._gradient_sum = torch.zeros(count, device=self._gradient_sum.device)
-        self._seen = torch.zeros_like(self._gradient_sum)
-        self._most_weight = torch.zeros_like(self._gradient_sum)
+        self._gathered = _nothing_gathered(len(parameters), self._gathered.seen.device)
 
     def _change(self, parameters: SplatParameters, context: DensityContext) -> None:
         values = parameters.values()
@@ -134,25 +130,30 @@ class ClassicDensity:
         keep = values.opacities >= self._config.prune_opacity
         keep &= largest <= self._config.prune_extent * context.extent
         keep &= torch.isfinite(values.means).all(1)
-        if bool((self._most_weight > 0).any()):  # gsplat does not tell the weights
-            keep &= (self._most_weight >= self._config.prune_weight) | (self._seen == 0)
+        gathered = self._gathered
+        if bool((gathered.most_weight > 0).any()):  # gsplat does not tell the weights
+            keep &= (gathered.most_weight >= self._config.prune_weight) | (gathered.seen == 0)
         if not bool(keep.any()):
             keep = values.opacities >= values.opacities.max()
         room = self._schedule.budget(context.step) - int(keep.sum())
-        score = torch.where(keep, self._gradient_sum / self._seen.clamp_min(1), torch.zeros_like(largest))
+        score = torch.where(keep, gathered.gradient_sum / gathered.seen.clamp_min(1), torch.zeros_like(largest))
         candidates = int((score > 0).sum())
         chosen = torch.topk(score, max(0, min(room, candidates))).indices.sort().values
         keep[chosen] = False
         parameters.rearrange(keep.nonzero()[:, 0], halves(values.select(chosen)))
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {"gradient_sum": self._gradient_sum, "seen": self._seen, "most_weight": self._most_weight}
+        gathered = self._gathered
+        return {"gradient_sum": gathered.gradient_sum, "seen": gathered.seen, "most_weight": gathered.most_weight}
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        device = self._gradient_sum.device
-        self._gradient_sum = tensors["gradient_sum"].to(device).clone()
-        self._seen = tensors["seen"].to(device).clone()
-        self._most_weight = tensors["most_weight"].to(device).clone()
+        device = self._gathered.seen.device
+        names = ("gradient_sum", "seen", "most_weight")
+        self._gathered = DensityAccumulators(*(tensors[name].to(device).clone() for name in names))
+
+
+def _nothing_gathered(count: int, device: torch.device) -> DensityAccumulators:
+    return DensityAccumulators(*(torch.zeros(count, device=device) for _ in range(3)))
 
 
 class McmcDensity:
@@ -165,8 +166,8 @@ class McmcDensity:
         self._config = config.density
         self._schedule = Schedule.of(config, start_count)
 
-    def observe(self, raster: Rasterization) -> None:
-        pass
+    def accumulators(self, step: int) -> None:
+        return None
 
     @torch.no_grad()
     def update(self, parameters: SplatParameters, context: DensityContext) -> None:

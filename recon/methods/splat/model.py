@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from recon.errors import ReconError
+from recon.kernels.update.op import Moment, Moments
 from recon.scene import Scene
 from recon.splats import SH_C0, Splats
 
@@ -98,6 +99,10 @@ class SplatParameters:
     def values(self) -> Splats:
         """The values without gradients; they share memory with the parameters."""
         return self.splats.detach()
+
+    def moments(self) -> Moments:
+        """The moments; they share memory with the parameters."""
+        return Moments(**{n: Moment(p.first_moment, p.second_moment) for n, p in self._parameters.items()})
 
     def copied(self) -> Splats:
         """A copy that later steps leave alone."""

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -37,11 +35,14 @@ def make_parameters(count: int, opacity: float = 0.6, seed: int = 0) -> SplatPar
     )
 
 
-def raster(gradients: torch.Tensor, weights: torch.Tensor | None = None) -> Any:
-    weights = torch.ones_like(gradients) if weights is None else weights
-    statistics = SimpleNamespace(weight_max=weights)
-    return SimpleNamespace(
-        gradient_px=gradients, gradient_abs_px=gradients, visible=gradients > 0, statistics=statistics
+def gather(density: ClassicDensity, gradients: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+    """What one step adds."""
+    gathered = density.accumulators(1)
+    assert gathered is not None
+    gathered.gradient_sum.add_(gradients)
+    gathered.seen.add_(gradients > 0)
+    torch.maximum(
+        gathered.most_weight, torch.ones_like(gradients) if weights is None else weights, out=gathered.most_weight
     )
 
 
@@ -71,8 +72,8 @@ def test_the_highest_gradients_are_split_within_the_budget() -> None:
     before = parameters.copied()
     density = ClassicDensity(CONFIG, 100, torch.device("cpu"))
     gradients = torch.arange(100, dtype=torch.float32) / 100 + 0.001
-    density.observe(raster(gradients))
-    density.observe(raster(gradients))
+    gather(density, gradients)
+    gather(density, gradients)
     density.update(parameters, context(99))
     assert len(parameters) == 100
     density.update(parameters, context(100))
@@ -92,7 +93,7 @@ def test_faint_huge_and_hidden_gaussians_go() -> None:
     weights = torch.full((100,), 0.5)
     weights[25:30] = 0.001
     density = ClassicDensity(CONFIG, 100, torch.device("cpu"))
-    density.observe(raster(torch.full((100,), 1e-3), weights))
+    gather(density, torch.full((100,), 1e-3), weights)
     density.update(parameters, context(100))
     assert len(parameters) == 140
     assert bool(torch.isfinite(parameters.means).all())
@@ -105,7 +106,7 @@ def test_unseen_gaussians_are_neither_split_nor_removed() -> None:
     density = ClassicDensity(CONFIG, 50, torch.device("cpu"))
     gradients = torch.zeros(50)
     gradients[:5] = 1.0
-    density.observe(raster(gradients, gradients))
+    gather(density, gradients, gradients)
     density.update(parameters, context(100))
     assert len(parameters) == 55
 
@@ -125,7 +126,7 @@ def test_kept_gaussians_keep_their_moments_and_new_ones_have_none() -> None:
     density = ClassicDensity(CONFIG, 40, torch.device("cpu"))
     gradients = torch.zeros(40)
     gradients[30:] = 1.0
-    density.observe(raster(gradients))
+    gather(density, gradients)
     density.update(parameters, context(100))
     assert torch.equal(parameters["quats"].first_moment[:30], moments[:30])
     assert not bool(parameters["quats"].first_moment[30:].any())
