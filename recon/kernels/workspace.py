@@ -19,21 +19,27 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, torch.Tensor] = {}
+        self._taken: dict[str, torch.Tensor] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Returns an uninitialised CPU tensor [*shape]; contiguous, and the same memory as long as it fits.
 
         Each name keeps to one dtype.
         """
+        taken = self._taken.get(name)
+        if taken is not None and taken.shape == shape and taken.dtype == dtype:
+            return taken
         count = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < count:
             # The first time exactly; a buffer that grows once will grow again.
             room = count if buffer is None else max(count, int(buffer.numel() * _GROWTH))
             self._buffers.pop(name, None)
+            self._taken.pop(name, None)
             buffer = self._buffers[name] = torch.empty(max(room, 1), dtype=dtype)
         assert buffer.dtype == dtype, f"workspace buffer {name} is {buffer.dtype}, not {dtype}"
-        return buffer[:count].view(shape)
+        taken = self._taken[name] = buffer[:count].view(shape)
+        return taken
 
     def bytes(self) -> int:
         """Returns the memory that is held."""
