@@ -139,8 +139,12 @@ class ClassicDensity:
         score = torch.where(keep, gathered.gradient_sum / gathered.seen.clamp_min(1), torch.zeros_like(largest))
         candidates = int((score > 0).sum())
         chosen = torch.topk(score, max(0, min(room, candidates))).indices.sort().values
-        keep[chosen] = False
-        parameters.rearrange(keep.nonzero()[:, 0], halves(values.select(chosen)))
+        copies = torch.ones_like(gathered.seen, dtype=torch.int64)
+        copies[chosen] = 2
+        children = halves(values.select(chosen))
+        firsts = parameters.rearrange(keep.nonzero()[:, 0], copies[keep])
+        firsts = firsts[copies[keep] == 2]
+        parameters.assign(torch.cat([firsts, firsts + 1]), children)
 
     def state(self) -> dict[str, torch.Tensor]:
         gathered = self._gathered
@@ -197,8 +201,9 @@ class McmcDensity:
         sources = torch.multinomial(parameters.values().opacities, room, replacement=True)
         self._share_out(parameters, sources)
         everything = torch.arange(len(parameters), device=sources.device)
-        parameters.rearrange(everything, parameters.values().select(sources))
-        parameters.forget(sources)
+        copies = torch.bincount(sources, minlength=len(parameters)) + 1
+        parameters.rearrange(everything, copies)
+        parameters.forget(torch.repeat_interleave(copies > 1, copies).nonzero()[:, 0])
 
     def _share_out(self, parameters: SplatParameters, sources: torch.Tensor) -> None:
         """Gives each source the opacity and size that it and its copies need to look together as it did alone."""

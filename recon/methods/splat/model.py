@@ -54,11 +54,33 @@ class Parameter:
 
 
 class SplatParameters:
-    """The five tensors of N Gaussians, in place and in step; density control changes N."""
+    """The five tensors of N Gaussians, in place and in step; density control changes N.
 
-    def __init__(self, splats: Splats) -> None:
-        self._parameters = {name: Parameter.fresh(getattr(splats, name)) for name in PARAMETER_NAMES}
+    Values and moments stand in storage with room for the most Gaussians that there will be, of which the system only
+    hands out what is used.  So a change of N moves rows within the storage and never holds a second copy.
+    """
+
+    def __init__(self, splats: Splats, capacity: int = 0) -> None:
+        """Starts with `splats` and without history; `capacity` is the most rows that are expected."""
         self._antialiased = splats.antialiased
+        self._storage: dict[str, tuple[torch.Tensor, ...]] = {}
+        self._parameters: dict[str, Parameter] = {}
+        self._make_room(splats, max(capacity, len(splats)))
+        self._resize(len(splats))
+        for name in PARAMETER_NAMES:
+            self[name].value.data.copy_(getattr(splats, name).detach())
+        self.forget(torch.arange(len(splats), device=splats.device))
+
+    def _make_room(self, like: Splats, rows: int) -> None:
+        for name in PARAMETER_NAMES:
+            tensor = getattr(like, name)
+            self._storage[name] = tuple(tensor.new_empty((rows, *tensor.shape[1:])).detach() for _ in range(3))
+
+    def _resize(self, count: int) -> None:
+        """Lets the tensors show the first `count` rows of the storage."""
+        for name, (value, first, second) in self._storage.items():
+            assert count <= len(value), f"{count} Gaussians do not fit into {len(value)} rows"
+            self._parameters[name] = Parameter(value[:count].requires_grad_(True), first[:count], second[:count])
 
     def __len__(self) -> int:
         return int(self.means.shape[0])
@@ -110,15 +132,44 @@ class SplatParameters:
         return values.select(torch.arange(len(self), device=values.device))
 
     @torch.no_grad()
-    def rearrange(self, keep: torch.Tensor, added: Splats | None = None) -> None:
-        """Keeps the rows at `keep` ([M] integers, in that order, with their moments) and appends `added` without."""
+    def rearrange(self, keep: torch.Tensor, copies: torch.Tensor) -> torch.Tensor:
+        """Keeps some rows and multiplies some of them; copies stand beside each other and have the same moments.
+
+        Neighbours in memory so stay neighbours in space, as far as they were.
+
+        Args:
+            keep: [M] rows, ascending.
+            copies: [M], how often each shall stand, at least once.
+
+        Returns:
+            [M] where the first copy of each is now.
+        """
+        ends = copies.cumsum(0)
+        total = int(ends[-1]) if len(ends) else 0
+        if total > len(self._storage["means"][0]):
+            self._enlarge(total)
+        sources = torch.repeat_interleave(torch.arange(len(keep), device=keep.device), copies)
+        for tensors in self._storage.values():
+            for tensor in tensors:
+                _move_down(tensor, keep)
+                if total > len(keep):
+                    _move_up(tensor, sources)
+        self._resize(total)
+        return ends - copies
+
+    def _enlarge(self, rows: int) -> None:
+        old, self._storage = self._storage, {}
+        for name, tensors in old.items():
+            self._storage[name] = tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in tensors)
+            for new, tensor in zip(self._storage[name], tensors):
+                new[: len(tensor)] = tensor
+
+    @torch.no_grad()
+    def assign(self, rows: torch.Tensor, splats: Splats) -> None:
+        """Gives rows new values and clears their moments."""
         for name, parameter in self._parameters.items():
-            tensors = [parameter.value.detach(), parameter.first_moment, parameter.second_moment]
-            kept = [tensor[keep] for tensor in tensors]
-            if added is not None:
-                new = getattr(added, name)
-                kept = [torch.cat([kept[0], new]), *(torch.cat([k, torch.zeros_like(new)]) for k in kept[1:])]
-            self._parameters[name] = Parameter(kept[0].contiguous().requires_grad_(True), kept[1], kept[2])
+            parameter.value.data[rows] = getattr(splats, name)
+        self.forget(rows)
 
     @torch.no_grad()
     def forget(self, rows: torch.Tensor, names: tuple[str, ...] = PARAMETER_NAMES) -> None:
@@ -143,6 +194,7 @@ class SplatParameters:
             ReconError: a tensor is missing or of another shape.
         """
         count = tensors["means"].shape[0] if "means" in tensors else 0
+        state: dict[str, list[torch.Tensor]] = {}
         for name, parameter in self._parameters.items():
             found = []
             for key in (name, f"{name}.first_moment", f"{name}.second_moment"):
@@ -153,8 +205,33 @@ class SplatParameters:
                         f"{key} is {'missing' if tensor is None else f'of shape {tuple(tensor.shape)}'}",
                         f"{count}×{'×'.join(map(str, parameter.value.shape[1:]))}",
                     )
-                found.append(tensor.to(device).clone())
-            self._parameters[name] = Parameter(found[0].requires_grad_(True), found[1], found[2])
+                found.append(tensor.to(device))
+            state[name] = found
+        if count > len(self._storage["means"][0]):
+            self._enlarge(count)
+        self._resize(count)
+        with torch.no_grad():
+            for name, found in state.items():
+                for tensor, saved in zip(self._storage[name], found):
+                    tensor[:count] = saved
+
+
+_MOVED_ROWS = 1 << 16
+"""Rows that are moved at once, which is what a move needs in memory beside the rows themselves."""
+
+
+def _move_down(tensor: torch.Tensor, sources: torch.Tensor) -> None:
+    """Sets row i to row sources[i] in place; `sources` ascend, so no row is overwritten before it is read."""
+    for begin in range(0, len(sources), _MOVED_ROWS):
+        rows = sources[begin : begin + _MOVED_ROWS]
+        tensor[begin : begin + len(rows)] = tensor[rows]
+
+
+def _move_up(tensor: torch.Tensor, sources: torch.Tensor) -> None:
+    """As `_move_down` where sources[i] <= i and no row is left out: from the end."""
+    for end in range(len(sources), 0, -_MOVED_ROWS):
+        begin = max(0, end - _MOVED_ROWS)
+        tensor[begin:end] = tensor[sources[begin:end]]
 
 
 def initial_splats(scene: Scene, config: SplatConfig, random: np.random.Generator) -> Splats:

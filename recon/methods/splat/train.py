@@ -36,7 +36,8 @@ class SplatTrainer:
     def __init__(self, data: TrainingData, config: SplatConfig) -> None:
         self._data, self._config, self._device = data, config, data.device
         self._extent = data.scene.extent
-        self._parameters = SplatParameters(initial_splats(data.scene, config, data.random).to(data.device))
+        splats = initial_splats(data.scene, config, data.random).to(data.device)
+        self._parameters = SplatParameters(splats, capacity=self._capacity())
         self._density = make_density(config, len(self._parameters), data.device)
         self._targets = Targets([Target.of(view, config, data.device) for view in data.views])
         self._poses = PoseDeltas(len(data.views), self._extent, data.device) if config.refine_poses else None
@@ -62,6 +63,9 @@ class SplatTrainer:
             context = DensityContext(step, self._extent, request.rates.means)
             self._density.update(self._parameters, context)
         return numbers
+
+    def _capacity(self) -> int:
+        return 0 if self._config.density.strategy == "none" else self._config.max_gaussians
 
     def _request(self, step: int, view_index: int) -> StepRequest:
         config = self._config
