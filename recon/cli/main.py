@@ -30,6 +30,7 @@ COMMANDS = {
     "mesh": ("recon.cli.mesh", "extract a mesh from a trained run"),
     "export": ("recon.cli.export", "write the splats of a run for other programs"),
     "view": ("recon.cli.view", "look at a run, a scene, splats or a mesh in the browser"),
+    "bench": ("recon.cli.bench", "measure kernels, training, scaling and rendering on this machine"),
     "doctor": ("recon.cli.doctor", "tell what is installed, what is missing and how to mend it"),
 }
 
