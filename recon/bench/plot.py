@@ -196,7 +196,7 @@ class _Axis:
                 values = self._decades(steps)
                 if len(values) * 46 <= self.length:
                     break
-            values = values if len(values) > 1 else self._decades((1, 2, 3, 4, 5, 6, 7, 8, 9))
+            values = values if len(values) > 2 else self._even(5)  # less than a decade looks almost even
         else:
             values = self._even(max(3, self.length // 70))
         return [(value, _number(value)) for value in values]

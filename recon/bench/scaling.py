@@ -229,7 +229,8 @@ def _fits(entries: Sequence[Entry]) -> dict[str, Fit]:
         count = facts["gaussians"] if facts["axis"] == "Gaussians" else facts["pixels"]
         threads = f", {facts['threads']} threads" if facts["work"] in WORK else ""
         groups.setdefault(f"{facts['work']} over {facts['axis']}{threads}", []).append((count, entry.median))
-    return {name: fit(points) for name, points in groups.items() if len(points) > 1}
+    positive = {name: [point for point in points if point[1] > 0] for name, points in groups.items()}
+    return {name: fit(points) for name, points in positive.items() if len({count for count, _ in points}) > 1}
 
 
 def fit(points: Sequence[tuple[float, float]]) -> Fit:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from small_scenes import small_scene
 
-from recon.bench import scaling, stages
+from recon.bench import kernels, scaling, stages
+from recon.bench import train as training
 from recon.bench.kernels import STAGES
 from recon.bench.record import record
 from recon.bench.results import Samples, read_report
@@ -89,7 +90,8 @@ def test_kernels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_names_no_machine(json.dumps(document), tmp_path)
 
 
-def test_kernels_of_other_instruction_sets_and_plain_torch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_kernels_of_other_instruction_sets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(kernels, "_ROUNDS", 1)
     isas = supported_isas()[-2:]
     words = ["kernels", "--sizes", "200", "--only", "loss", "--threads", "1", "--isa", ",".join(isas), *TINY]
     document = run_json([*words, "--no-reference"], capsys)
@@ -102,8 +104,6 @@ def test_kernels_of_other_instruction_sets_and_plain_torch(capsys: pytest.Captur
 def test_plain_torch_is_measured_beside_the_kernels(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from recon.bench import kernels
-
     monkeypatch.setattr(kernels, "REFERENCE_GAUSSIANS", 60)
     monkeypatch.setattr(kernels, "REFERENCE_SIZE", (32, 32))
     document = run_json(["kernels", "--sizes", "200", *TINY, "--threads", "1"], capsys)
@@ -125,15 +125,15 @@ def test_rendering(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_training_to_a_quality_and_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scene = small_scene(tmp_path / "noise")
     # The held-out photograph is noise: 1 dB is reached by anything, 90 dB by nothing.
-    words = ["train", str(scene), "--target-psnr", "1,90", "--seeds", "1", "--budgets", "2,4"]
+    words = ["train", str(scene), "--target-psnr", "1,90", "--seeds", "1", "--budgets", "3"]
     document = run_json([*words, "--out", str(tmp_path / "t.json"), "--options=--sh-degree 0"], capsys, code=3)
     assert document["attention"] == ["No budget reached 90 dB."]
     curve = document["more"]["curve"]
-    assert [run["steps"] for run in curve] == [2, 4]
+    assert [run["steps"] for run in curve] == [3]
     assert all(run["seconds"] > run["training_s"] > 0 for run in curve)
     assert all(run["gaussians"] == 200 and 0 < run["ssim"] < 1 for run in curve)
     reached = next(entry for entry in document["entries"] if entry["name"] == "to 1 dB")
-    assert reached["facts"]["steps"] == 2
+    assert reached["facts"]["steps"] == 3
     assert "held-out PSNR" in (tmp_path / "t.svg").read_text()
     assert not (scene / "cache").exists()  # a run must not profit from an earlier one
     assert_names_no_machine(json.dumps(document), tmp_path)
@@ -145,9 +145,31 @@ def test_training_to_a_quality_and_its_record(tmp_path: Path, capsys: pytest.Cap
     assert_names_no_machine(page, tmp_path)
 
 
-def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_budgets_are_tried_until_the_median_reaches_all_targets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scores = {100: (24.0, 29.0, 25.0), 200: (27.0, 26.0, 25.5), 400: (30.0, 29.0, 20.0), 800: (31.0, 31.0, 31.0)}
+    tried = []
+
+    def run(scene: Path, out: Path, steps: int, seed: int, settings: training.TrainSettings) -> training.FinishedRun:
+        tried.append(steps)
+        return training.FinishedRun(steps, seed, steps / 10 + seed, 1.0, 1.0, scores[steps][seed], 0.9, 5, 6, (1.0,))
+
+    monkeypatch.setattr(training, "train_once", run)
+    settings = training.TrainSettings(tmp_path, (26.0, 29.0), budgets=tuple(scores), cached=True)
+    outcome = training.measure_training(settings)
+    assert outcome.reached == {26.0: 200, 29.0: 400}  # 29 dB by one of three seeds is not reached
+    assert tried == [100] * 3 + [200] * 3 + [400] * 3
+    times = {entry.name: entry.median for entry in outcome.entries}
+    assert (times["to 26 dB"], times["to 29 dB"]) == (21.0, 41.0)
+
+
+def test_scaling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = native().max_threads()
+    monkeypatch.setattr(scaling, "call_worker", lambda task, request: scaling.sample_point(request))
     words = ["scaling", "--gaussians", "500,1000", "--megapixels", "", "--threads", "1", "--repeats", "1"]
     document = run_json([*words, "--fixed-megapixels", "0.005", "--out", str(tmp_path / "s.json")], capsys)
+    stages.set_threads(threads)  # which a process of its own does not need
     assert {entry["facts"]["work"] for entry in document["entries"]} == {"step", "render", "peak_bytes", "buffer_bytes"}
     assert "step over Gaussians, 1 threads" in document["more"]["fits"]
     buffers = [entry["median"] for entry in document["entries"] if entry["facts"]["work"] == "buffer_bytes"]
