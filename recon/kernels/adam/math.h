@@ -27,15 +27,26 @@ RECON_FN Pack adam_direction(Pack m, Pack v, Pack scale2, Pack epsilon) {
 }
 #endif
 
-// `scale2` is 1 / sqrt(bias_correction2), `step_size` is learning_rate / bias_correction1.  A gradient that is NaN or
-// whose square would overflow counts as zero: it would spoil the moments for good.
+// The greatest gradient whose square is a number, with room.
+constexpr float kMostGradient = 1e19f;
+
+// `scale2` is 1 / sqrt(bias_correction2), `step_size` is learning_rate / bias_correction1.  The gradient is at most
+// kMostGradient.
 template <class F>
-RECON_FN AdamState<F> adam_update(AdamState<F> s, F gradient, F beta1, F beta2, F step_size, F scale2, F epsilon) {
-    gradient = select(abs_(gradient) <= F(1e19f), gradient, F(0.0f));
+RECON_FN AdamState<F> adam_update_bounded(AdamState<F> s, F gradient, F beta1, F beta2, F step_size, F scale2,
+                                          F epsilon) {
     F m = fma_(beta1, s.first_moment - gradient, gradient);
     F g2 = gradient * gradient;
     F v = fma_(beta2, s.second_moment - g2, g2);
     return {fnma_(step_size, adam_direction(m, v, scale2, epsilon), s.parameter), m, v};
+}
+
+// The same for any gradient.  One that is NaN or whose square would overflow counts as zero: it would spoil the moments
+// for good.
+template <class F>
+RECON_FN AdamState<F> adam_update(AdamState<F> s, F gradient, F beta1, F beta2, F step_size, F scale2, F epsilon) {
+    gradient = select(abs_(gradient) <= F(kMostGradient), gradient, F(0.0f));
+    return adam_update_bounded(s, gradient, beta1, beta2, step_size, scale2, epsilon);
 }
 
 }  // namespace recon

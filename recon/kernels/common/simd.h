@@ -43,6 +43,8 @@ RECON_FN float log_(float a) { return ::logf(a); }
 RECON_FN double log_(double a) { return ::log(a); }
 RECON_FN float abs_(float a) { return ::fabsf(a); }
 RECON_FN double abs_(double a) { return ::fabs(a); }
+RECON_FN float rsqrt_(float a) { return 1.0f / ::sqrtf(a); }
+RECON_FN double rsqrt_(double a) { return 1.0 / ::sqrt(a); }
 RECON_FN float select(bool m, float a, float b) { return m ? a : b; }
 RECON_FN double select(bool m, double a, double b) { return m ? a : b; }
 
@@ -312,6 +314,16 @@ RECON_FN Pack reciprocal_(Pack a) {
     return fma_(r, fnma_(a, r, Pack(1.0f)), r);
 #else
     return Pack(1.0f) / a;
+#endif
+}
+
+// 1 / sqrt(a), to about one unit in the last place, for normal numbers above 0; anything where a is not one.
+RECON_FN Pack rsqrt_(Pack a) {
+#if RECON_AVX512
+    const Pack r(_mm512_rsqrt14_ps(a.v));
+    return fma_(fnma_(a * r, r, Pack(1.0f)), Pack(0.5f) * r, r);
+#else
+    return Pack(1.0f) / sqrt_(a);
 #endif
 }
 

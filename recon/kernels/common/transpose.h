@@ -148,4 +148,34 @@ RECON_FN void store_rows4(float* p, Pack x, Pack y, Pack z, Pack w) {
     store(p + 3 * kLanes, transposing::place4<3>(x, y, z, w));
 }
 
+// kLanes / 4 rows of four numbers, `stride` apart, one after another.
+constexpr int kQuads = kLanes / 4;
+RECON_FN Pack load_quads(const float* p, int64_t stride) {
+#if RECON_AVX512
+    const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1);
+    const __m512 most = _mm512_insertf32x4(low, _mm_loadu_ps(p + 2 * stride), 2);
+    return _mm512_insertf32x4(most, _mm_loadu_ps(p + 3 * stride), 3);
+#elif defined(__AVX2__)
+    return (VecF)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1);
+#else
+    static_cast<void>(stride);
+    return load(p);
+#endif
+}
+// Writes those whose bit in `rows` is set.
+RECON_FN void store_quads(float* p, int64_t stride, Pack a, uint32_t rows) {
+#if RECON_AVX512
+    if (rows & 1u) _mm_storeu_ps(p, _mm512_castps512_ps128(a.v));
+    if (rows & 2u) _mm_storeu_ps(p + stride, _mm512_extractf32x4_ps(a.v, 1));
+    if (rows & 4u) _mm_storeu_ps(p + 2 * stride, _mm512_extractf32x4_ps(a.v, 2));
+    if (rows & 8u) _mm_storeu_ps(p + 3 * stride, _mm512_extractf32x4_ps(a.v, 3));
+#elif defined(__AVX2__)
+    if (rows & 1u) _mm_storeu_ps(p, _mm256_castps256_ps128((__m256)a.v));
+    if (rows & 2u) _mm_storeu_ps(p + stride, _mm256_extractf128_ps((__m256)a.v, 1));
+#else
+    static_cast<void>(stride);
+    if (rows & 1u) store(p, a);
+#endif
+}
+
 }  // namespace recon

@@ -71,47 +71,94 @@ struct Tail {
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
-// The pack of Gaussians from `i` on; `rows` of its lanes exist.
-template <int Degree>
-void forward_pack(const ProjectionParams& p, const View<Pack>& view, int64_t i, int rows) {
-    const Gaussian<Pack> g = load_gaussians(p, i);
-    const Footprint<Pack> f = project_gaussian(view, g);
-    Mask visible = f.visible & first_lanes(rows);
-    Vec3<Pack> color{Pack(0.0f), Pack(0.0f), Pack(0.0f)};
-    if (any(visible)) {
-        ShColumns<Degree> sh;
-        load_sh<Degree>(p, i, bits(visible), sh);
-        color = raw_colors<Degree>(sh, sh_basis<Degree>(directions_to(view, g.mean).unit));
-        const Pack most{float(kMostColor)};
-        visible = visible & (abs_(color.x) < most) & (abs_(color.y) < most) & (abs_(color.z) < most);
-    }
+// The pack of Gaussians from `i` on; `rows` of its lanes exist.  Writes all but the colours, asks for the SH rows of
+// those that are visible and returns their bits.
+uint32_t forward_shapes(const ProjectionParams& p, const View<Pack>& view, int64_t i, int rows) {
     const Pack zero(0.0f);
+    const Pack3 m = load_rows3(p.means + 3 * i), s = load_rows3(p.log_scales + 3 * i);
+    if (!any(may_be_visible<Pack>(view, {m.x, m.y, m.z}, {s.x, s.y, s.z}))) {
+        for (int k = 0; k < 2; ++k) store(p.means_px + 2 * i + k * kLanes, zero);
+        for (int k = 0; k < 3; ++k) store(p.conics + 3 * i + k * kLanes, zero);
+        store(p.opacities + i, zero);
+        store(p.depths + i, zero);
+        std::memset(p.visible + i, 0, kLanes);
+        return 0;
+    }
+    const Footprint<Pack> f = project_gaussian(view, load_gaussians(p, i));
+    const Mask visible = f.visible & first_lanes(rows);
     const auto keep = [&](Pack a) { return select(visible, a, zero); };
     store_rows2(p.means_px + 2 * i, keep(f.mean_x), keep(f.mean_y));
     store_rows3(p.conics + 3 * i, keep(f.conic_xx), keep(f.conic_xy), keep(f.conic_yy));
-    store_rows3(p.colors + 3 * i, keep(fmax_(color.x, zero)), keep(fmax_(color.y, zero)), keep(fmax_(color.z, zero)));
     store(p.opacities + i, keep(f.opacity));
     store(p.depths + i, keep(f.depth));
-    const uint32_t flags = bits(visible);
-    for (int r = 0; r < kLanes; ++r) p.visible[i + r] = (flags >> r) & 1u;
+    const uint32_t set = bits(visible);
+    for (int r = 0; r < kLanes; ++r) p.visible[i + r] = (set >> r) & 1u;
+    return set;
+}
+
+// Asks for the SH rows of the Gaussians whose bit in `set` is set.
+template <int Degree>
+RECON_FN void fetch_sh(const ProjectionParams& p, int64_t i, uint32_t set) {
+    const int64_t width = 3 * p.sh_bases;
+    for (int r = 0; r < kLanes; ++r)
+        if ((set >> r) & 1u) fetch(p.sh + (i + r) * width, sh_columns<Degree>());
+}
+
+// Writes the colours of a pack, and takes back what is visible but has none.
+template <int Degree>
+void forward_colors(const ProjectionParams& p, const View<Pack>& view, int64_t i, uint32_t set) {
+    const Pack zero(0.0f), most{float(kMostColor)};
+    Vec3<Pack> color{zero, zero, zero};
+    if (set != 0) {
+        const Pack3 m = load_rows3(p.means + 3 * i);
+        ShColumns<Degree> sh;
+        load_sh<Degree>(p, i, set, sh);
+        color = raw_colors<Degree>(sh, sh_basis<Degree>(directions_to(view, {m.x, m.y, m.z}).unit));
+        const Mask sound = mask_from_bits(set) & (abs_(color.x) < most) & (abs_(color.y) < most) &
+                           (abs_(color.z) < most);
+        color = where(sound, {fmax_(color.x, zero), fmax_(color.y, zero), fmax_(color.z, zero)});
+        const uint32_t broken = set & ~bits(sound);
+        for (int r = 0; broken != 0 && r < kLanes; ++r) {
+            if (!((broken >> r) & 1u)) continue;
+            const int64_t at = i + r;
+            p.means_px[2 * at] = p.means_px[2 * at + 1] = p.opacities[at] = p.depths[at] = 0.0f;
+            p.conics[3 * at] = p.conics[3 * at + 1] = p.conics[3 * at + 2] = 0.0f;
+            p.visible[at] = 0;
+        }
+    }
+    store_rows3(p.colors + 3 * i, color.x, color.y, color.z);
+}
+
+// Shapes come some packs before colours, so that the SH rows arrive meanwhile, and only those that are needed.
+template <int Degree>
+void forward_block(const ProjectionParams& p, const View<Pack>& view, int64_t first, int64_t last) {
+    constexpr int kPacks = 64 / kLanes;
+    int64_t i = first;
+    while (i + kLanes <= last) {
+        uint32_t set[kPacks];
+        int packs = 0;
+        for (; packs < kPacks && i + (packs + 1) * kLanes <= last; ++packs) {
+            set[packs] = forward_shapes(p, view, i + packs * kLanes, kLanes);
+            fetch_sh<Degree>(p, i + packs * kLanes, set[packs]);
+        }
+        for (int pack = 0; pack < packs; ++pack) forward_colors<Degree>(p, view, i + pack * kLanes, set[pack]);
+        i += packs * kLanes;
+    }
+    if (i == last) return;
+    Tail tail;
+    const ProjectionParams rest = tail.read(p, i, last - i, false);
+    forward_colors<Degree>(rest, view, 0, forward_shapes(rest, view, 0, static_cast<int>(last - i)));
+    tail.write(p, i, last - i, false);
 }
 
 template <int Degree>
 void forward(const ProjectionParams& p) {
     const View<Pack> view = view_of<Pack>(p);
     const int64_t blocks = (p.count + kBlock - 1) / kBlock;
-#pragma omp parallel for schedule(dynamic, 4)
+#pragma omp parallel for schedule(dynamic, 1)
     for (int64_t block = 0; block < blocks; ++block) {
         const int64_t last = (block + 1) * kBlock < p.count ? (block + 1) * kBlock : p.count;
-        for (int64_t i = block * kBlock; i < last; i += kLanes) {
-            if (i + kLanes <= last) {
-                forward_pack<Degree>(p, view, i, kLanes);
-                continue;
-            }
-            Tail tail;
-            forward_pack<Degree>(tail.read(p, i, last - i, false), view, 0, static_cast<int>(last - i));
-            tail.write(p, i, last - i, false);
-        }
+        forward_block<Degree>(p, view, block * kBlock, last);
     }
 }
 
@@ -226,7 +273,7 @@ void backward(const ProjectionParams& p) {
     const View<Pack> view = view_of<Pack>(p);
     const int64_t blocks = (p.count + kBlock - 1) / kBlock;
     const std::unique_ptr<double[]> partial(new double[blocks * kPoseSums + 1]);
-#pragma omp parallel for schedule(dynamic, 4)
+#pragma omp parallel for schedule(dynamic, 1)
     for (int64_t block = 0; block < blocks; ++block) {
         const int64_t last = (block + 1) * kBlock < p.count ? (block + 1) * kBlock : p.count;
         backward_block<Degree>(p, view, block * kBlock, last, partial.get() + block * kPoseSums);

@@ -23,6 +23,10 @@ constexpr double kMostVariance = 1e15, kLeastDeterminant = 1e-12, kMostColor = 1
 // The antialiasing factor's square is kept above this, with no gradient below, where its root has no finite slope.
 constexpr double kLeastCompensation2 = 2.5e-5;
 
+// The pack's is in simd.h.
+RECON_FN float reciprocal_(float a) { return 1.0f / a; }
+RECON_FN double reciprocal_(double a) { return 1.0 / a; }
+
 template <class F>
 struct Vec3 {
     F x, y, z;
@@ -79,7 +83,8 @@ struct View {
     Vec3<F> center;       // of the camera in the world, -Rᵀ t
     F fx, fy, cx, cy, width, height;
     F u_least, u_most, v_least, v_most;  // where J's x/z and y/z are clamped
-    F near_plane, far_plane, blur, alpha_cutoff;
+    F near_plane, far_plane, blur, alpha_cutoff, inverse_cutoff;
+    F most_reach2;  // the squared Mahalanobis distance at which a Gaussian of opacity 1 falls to the cutoff, and more
     bool antialiased;
 };
 
@@ -156,7 +161,7 @@ RECON_FN void shape_in_picture(const View<F>& view, Footprint<F>& f) {
     f.covariance = xy;
     f.variance_y = yy + view.blur;
     f.determinant = sharp + view.blur * (xx + yy + view.blur);
-    const F inverse = one / f.determinant;
+    const F inverse = reciprocal_(f.determinant);
     f.conic_xx = f.variance_y * inverse;
     f.conic_xy = -(xy * inverse);
     f.conic_yy = f.variance_x * inverse;
@@ -171,10 +176,30 @@ RECON_FN void shape_in_picture(const View<F>& view, Footprint<F>& f) {
 // Whether the ellipse at which alpha falls to the cutoff touches the picture.
 template <class F>
 RECON_FN MaskOf<F> touches_picture(const View<F>& view, const Footprint<F>& f) {
-    const F reach = F(2.0) * log_(f.opacity / view.alpha_cutoff);
-    const F reach_x = sqrt_(reach * f.variance_x), reach_y = sqrt_(reach * f.variance_y);
-    return (f.opacity > view.alpha_cutoff) & (f.mean_x + reach_x > F(0.0)) & (f.mean_x - reach_x < view.width) &
-           (f.mean_y + reach_y > F(0.0)) & (f.mean_y - reach_y < view.height);
+    const F zero(0.0), reach2 = F(2.0) * log_(f.opacity * view.inverse_cutoff);
+    const F beside_x = fmax_(fmax_(-f.mean_x, f.mean_x - view.width), zero);
+    const F beside_y = fmax_(fmax_(-f.mean_y, f.mean_y - view.height), zero);
+    return (f.opacity > view.alpha_cutoff) & (beside_x * beside_x <= reach2 * f.variance_x) &
+           (beside_y * beside_y <= reach2 * f.variance_y);
+}
+
+// Whether the Gaussian may be visible, from its mean and sizes alone; never false for one that is.  Its variances are
+// at most those of a ball of its largest scale, its opacity at most 1.
+template <class F>
+RECON_FN MaskOf<F> may_be_visible(const View<F>& view, Vec3<F> mean, Vec3<F> log_scale) {
+    const F zero(0.0), one(1.0);
+    const Vec3<F> p = multiply(view.rotation, mean) + view.translation;
+    const F inverse_z = reciprocal_(p.z), u = p.x * inverse_z, v = p.y * inverse_z;
+    const F x = fma_(view.fx, u, view.cx), y = fma_(view.fy, v, view.cy);
+    const F beside_x = fmax_(fmax_(-x, x - view.width), zero), beside_y = fmax_(fmax_(-y, y - view.height), zero);
+    const F u_clamped = fmin_(fmax_(u, view.u_least), view.u_most);
+    const F v_clamped = fmin_(fmax_(v, view.v_least), view.v_most);
+    const F size = exp_(fmax_(fmax_(log_scale.x, log_scale.y), log_scale.z)) * inverse_z;
+    const F size_x = view.fx * size, size_y = view.fy * size;
+    const F most_x = fma_(size_x * size_x, fma_(u_clamped, u_clamped, one), view.blur);
+    const F most_y = fma_(size_y * size_y, fma_(v_clamped, v_clamped, one), view.blur);
+    return (p.z > view.near_plane) & (p.z < view.far_plane) & (beside_x * beside_x <= view.most_reach2 * most_x) &
+           (beside_y * beside_y <= view.most_reach2 * most_y);
 }
 
 template <class F>
@@ -183,7 +208,7 @@ RECON_FN Footprint<F> project_gaussian(const View<F>& view, const Gaussian<F>& g
     Footprint<F> f;
     const Vec3<F> p = multiply(view.rotation, g.mean) + view.translation;
     f.depth = p.z;
-    f.inverse_z = one / p.z;
+    f.inverse_z = reciprocal_(p.z);
     f.x_over_z = p.x * f.inverse_z;
     f.y_over_z = p.y * f.inverse_z;
     f.x_clamped = fmin_(fmax_(f.x_over_z, view.u_least), view.u_most);
@@ -193,7 +218,7 @@ RECON_FN Footprint<F> project_gaussian(const View<F>& view, const Gaussian<F>& g
 
     const Quat<F> q = g.quat;
     const F norm2 = q.w * q.w + q.x * q.x + q.y * q.y + q.z * q.z;
-    f.inverse_norm = one / sqrt_(norm2);
+    f.inverse_norm = rsqrt_(norm2);
     f.quat = {q.w * f.inverse_norm, q.x * f.inverse_norm, q.y * f.inverse_norm, q.z * f.inverse_norm};
     f.axes = rotation_of(f.quat);
     f.scale = {exp_(g.log_scale.x), exp_(g.log_scale.y), exp_(g.log_scale.z)};
@@ -205,7 +230,7 @@ RECON_FN Footprint<F> project_gaussian(const View<F>& view, const Gaussian<F>& g
     f.b1 = times(multiply_transposed(f.axes, f.w1), f.scale);
     shape_in_picture(view, f);
     const F faded = exp_(-g.opacity_logit);
-    f.sigmoid = one / (one + faded);
+    f.sigmoid = reciprocal_(one + faded);
     f.complement = faded * f.sigmoid;
     f.opacity = f.sigmoid * f.compensation;
 
@@ -242,12 +267,12 @@ struct RowsGradient {
 // would cost a digit.
 template <class F>
 RECON_FN RowsGradient<F> shape_vjp(const View<F>& view, const Footprint<F>& f, const ScreenGradient<F>& g) {
-    const F two(2.0), inverse = F(1.0) / f.determinant;
+    const F two(2.0), inverse = reciprocal_(f.determinant);
     F by_determinant = -(inverse * (g.conic_xx * f.conic_xx + g.conic_xy * f.conic_xy + g.conic_yy * f.conic_yy));
     F by_sharp(0.0);
     if (view.antialiased) {
         const F by_factor2 = select(f.compensation2 > F(kLeastCompensation2),
-                                    F(0.5) * g.opacity * f.sigmoid / f.compensation, F(0.0));
+                                    F(0.5) * g.opacity * f.sigmoid * reciprocal_(f.compensation), F(0.0));
         by_sharp = by_factor2 * inverse;
         by_determinant = by_determinant - by_sharp * f.compensation2;
     }

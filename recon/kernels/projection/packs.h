@@ -13,6 +13,11 @@ namespace recon::projection {
 // What stands in for the SH row of a Gaussian that is culled, unseen or missing.
 alignas(64) inline constexpr float kZeroRow[64] = {};
 
+// Asks for the `count` numbers from `p` on, ahead of their use.
+RECON_FN void fetch(const float* p, int64_t count) {
+    for (int64_t at = 0; at < count; at += 16) __builtin_prefetch(p + at, 0, 3);
+}
+
 // The Gaussians from `i` on.
 RECON_FN Gaussian<Pack> load_gaussians(const ProjectionParams& p, int64_t i) {
     const Pack3 m = load_rows3(p.means + 3 * i), s = load_rows3(p.log_scales + 3 * i);
@@ -33,7 +38,7 @@ struct Directions {
 };
 RECON_FN Directions directions_to(const View<Pack>& view, Vec3<Pack> mean) {
     const Vec3<Pack> d{mean.x - view.center.x, mean.y - view.center.y, mean.z - view.center.z};
-    const Pack inverse = Pack(1.0f) / sqrt_(dot(d, d));
+    const Pack inverse = rsqrt_(dot(d, d));
     return {inverse * d, inverse};
 }
 

@@ -27,6 +27,8 @@ inline View<F> view_of(const ProjectionParamsOf<T>& p) {
     v.v_least = F(-p.cy / p.fy - beyond_y), v.v_most = F((p.height - p.cy) / p.fy + beyond_y);
     v.near_plane = F(p.near_plane), v.far_plane = F(p.far_plane);
     v.blur = F(p.blur_px2), v.alpha_cutoff = F(p.alpha_cutoff);
+    v.inverse_cutoff = F(1.0 / p.alpha_cutoff);
+    v.most_reach2 = F(-2.02 * std::log(p.alpha_cutoff) + 1e-3);  // leaves room for rounding
     v.antialiased = p.antialiased != 0;
     return v;
 }

@@ -21,6 +21,25 @@ using namespace projection;
 constexpr int64_t kBlock = 512;
 static_assert(kBlock % kLanes == 0);
 
+// Memory is asked for this many Gaussians early: a pack takes longer than what a processor looks ahead, so that it
+// would wait for memory and compute in turn.
+constexpr int64_t kAhead = 16;
+static_assert(kAhead % kLanes == 0);
+
+RECON_FN void fetch_trained(const TrainedRows& t, int64_t from, int64_t count) {
+    fetch(t.value + from, count);
+    fetch(t.first_moment + from, count);
+    fetch(t.second_moment + from, count);
+}
+// Asks for all but the SH of the pack of Gaussians from `i` on.
+RECON_FN void fetch_rows(const UpdateParams& p, int64_t i) {
+    fetch_trained(p.means, 3 * i, 3 * kLanes), fetch_trained(p.quats, 4 * i, 4 * kLanes);
+    fetch_trained(p.log_scales, 3 * i, 3 * kLanes), fetch_trained(p.opacity_logits, i, kLanes);
+    fetch(p.projection.colors + 3 * i, 3 * kLanes), fetch(p.projection.grad_colors + 3 * i, 3 * kLanes);
+    fetch(p.projection.grad_means_px + 2 * i, 2 * kLanes), fetch(p.projection.grad_conics + 3 * i, 3 * kLanes);
+    fetch(p.projection.grad_opacities + i, kLanes);
+}
+
 // Adam's constants, the same for every number.
 struct Adam {
     Pack beta1, beta2, scale2, epsilon;
@@ -30,8 +49,12 @@ struct Adam {
         : beta1(p.beta1), beta2(p.beta2), scale2(1.0f / std::sqrt(p.bias_correction2)), epsilon(p.epsilon),
           per_rate(1.0f / p.bias_correction1) {}
 
+    // What `adam_update` makes of a gradient before it is used.
+    RECON_FN static Pack bounded(Pack gradient) {
+        return select(abs_(gradient) <= Pack(kMostGradient), gradient, Pack(0.0f));
+    }
     RECON_FN AdamState<Pack> step(AdamState<Pack> s, Pack gradient, Pack step_size) const {
-        return adam_update(s, gradient, beta1, beta2, step_size, scale2, epsilon);
+        return adam_update_bounded(s, gradient, beta1, beta2, step_size, scale2, epsilon);
     }
     // One pack of consecutive numbers.
     RECON_FN void whole(const TrainedRows& t, int64_t at, Pack gradient, Pack step_size) const {
@@ -63,7 +86,7 @@ private:
     }
 };
 
-// ---- rows of one, three or four numbers ------------------------------------------------------------------------------
+// ---- rows of one, three or four numbers ----------------------------------------------------------------------------
 
 // Pack `P` of the rows whose columns are given.
 template <int P>
@@ -83,6 +106,7 @@ struct Lanes {
     uint32_t set;  // bits of the Gaussians that are updated
     Mask mask;
     bool all;
+    uint32_t ahead;  // bits of those that come kAhead Gaussians later and whose SH rows are to be fetched
 };
 
 template <int W, int... P>
@@ -90,12 +114,13 @@ RECON_FN void step_packs(const Adam& adam, const TrainedRows& t, int64_t i, cons
                          const Pack (&gradient)[W], std::integer_sequence<int, P...>) {
     const Pack step_size(t.rate * adam.per_rate);
     if (lanes.all) {
-        (adam.whole(t, W * i + P * kLanes, placed<P>(gradient), step_size), ...);
+        (adam.whole(t, W * i + P * kLanes, Adam::bounded(placed<P>(gradient)), step_size), ...);
         return;
     }
     Pack flags[W];
     for (Pack& flag : flags) flag = select(lanes.mask, Pack(1.0f), Pack(0.0f));
-    (adam.blended(t, W * i + P * kLanes, placed<P>(gradient), step_size, placed<P>(flags) > Pack(0.5f)), ...);
+    (adam.blended(t, W * i + P * kLanes, Adam::bounded(placed<P>(gradient)), step_size,
+                  placed<P>(flags) > Pack(0.5f)), ...);
 }
 
 // Steps the rows of `W` numbers of the Gaussians from `i` on.
@@ -105,7 +130,29 @@ RECON_FN void step_rows(const Adam& adam, const TrainedRows& t, int64_t i, const
     step_packs(adam, t, i, lanes, gradient, std::make_integer_sequence<int, W>{});
 }
 
-// ---- spherical harmonics ---------------------------------------------------------------------------------------------
+// ---- spherical harmonics -------------------------------------------------------------------------------------------
+
+// Pack `P` of the first four numbers of each row, of which the last, from the next coefficient, keeps its value.
+template <int P>
+RECON_FN void step_quad(const UpdateParams& p, const Adam& adam, int64_t i, const Lanes& lanes, Pack gradient) {
+    const int64_t width = 3 * p.projection.sh_bases, at = (i + P * kQuads) * width;
+    const uint32_t rows = (lanes.set >> (P * kQuads)) & ((1u << kQuads) - 1);
+    for (int r = P * kQuads; r < (P + 1) * kQuads; ++r)
+        if ((lanes.ahead >> r) & 1u) fetch_trained(p.sh, (i + r + kAhead) * width, 4);
+    if (rows == 0) return;
+    const AdamState<Pack> s{load_quads(p.sh.value + at, width), load_quads(p.sh.first_moment + at, width),
+                            load_quads(p.sh.second_moment + at, width)};
+    const AdamState<Pack> n = adam.step(s, gradient, Pack(p.sh.rate * adam.per_rate));
+    const Mask three = mask_from_bits(0x7777u & ((1u << kLanes) - 1));
+    store_quads(p.sh.value + at, width, select(three, n.parameter, s.parameter), rows);
+    store_quads(p.sh.first_moment + at, width, select(three, n.first_moment, s.first_moment), rows);
+    store_quads(p.sh.second_moment + at, width, select(three, n.second_moment, s.second_moment), rows);
+}
+template <int... P>
+RECON_FN void step_quads(const UpdateParams& p, const Adam& adam, int64_t i, const Lanes& lanes,
+                         const Pack (&gradient)[4], std::integer_sequence<int, P...>) {
+    (step_quad<P>(p, adam, i, lanes, placed<P>(gradient)), ...);
+}
 
 // The constant coefficient alone.
 RECON_FN void step_sh_constant(const UpdateParams& p, const Adam& adam, int64_t i, const Lanes& lanes,
@@ -113,14 +160,8 @@ RECON_FN void step_sh_constant(const UpdateParams& p, const Adam& adam, int64_t 
     const Pack y(static_cast<float>(kSh0));
     const Pack gradient[3] = {y * by_color.x, y * by_color.y, y * by_color.z};
     if (p.projection.sh_bases == 1) return step_rows<3>(adam, p.sh, i, lanes, gradient);
-    float rows[3 * kLanes + kLanes];
-    store_rows3(rows, gradient[0], gradient[1], gradient[2]);
-    store(rows + 3 * kLanes, Pack(0.0f));
-    const Pack step_size(p.sh.rate * adam.per_rate);
-    const Mask three = first_lanes(3);
-    const int64_t width = 3 * p.projection.sh_bases;
-    for (int r = 0; r < kLanes; ++r)
-        if ((lanes.set >> r) & 1u) adam.masked(p.sh, (i + r) * width, load(rows + 3 * r), step_size, three);
+    step_quads(p, adam, i, lanes, {gradient[0], gradient[1], gradient[2], Pack(0.0f)},
+               std::make_integer_sequence<int, 4>{});
 }
 
 // The coefficients of `Degree`, from the columns of their gradient.
@@ -139,8 +180,12 @@ RECON_FN void step_sh(const UpdateParams& p, const Adam& adam, int64_t i, const 
         const bool whole = column + kLanes <= sh_columns<Degree>();
         const Mask inside = first_lanes(sh_columns<Degree>() - column);
         for (int r = 0; r < kLanes; ++r) {
-            if (!((lanes.set >> r) & 1u)) continue;
             const int64_t at = (i + r) * width + column;
+            if ((lanes.ahead >> r) & 1u) {
+                fetch(p.sh.first_moment + at + kAhead * width, kLanes);
+                fetch(p.sh.second_moment + at + kAhead * width, kLanes);
+            }
+            if (!((lanes.set >> r) & 1u)) continue;
             if (whole) {
                 adam.whole(p.sh, at, tile[r], step_size);
             } else {
@@ -157,11 +202,17 @@ RECON_FN Vec3<Pack> step_colors(const UpdateParams& p, const Adam& adam, const V
                                 const Lanes& lanes, Vec3<Pack> mean) {
     const Pack zero(0.0f);
     const Pack3 color = load_rows3(p.projection.colors + 3 * i), given = load_rows3(p.projection.grad_colors + 3 * i);
-    const Vec3<Pack> by_color{select(lanes.mask & (color.x > zero), given.x, zero),
-                              select(lanes.mask & (color.y > zero), given.y, zero),
-                              select(lanes.mask & (color.z > zero), given.z, zero)};
+    // Basis functions are at most 3 or so, which the bound on the coefficients' gradients leaves room for.
+    const Pack most(0.25f * kMostGradient);
+    const auto kept = [&](Pack c, Pack by) {
+        return select(lanes.mask & (c > zero) & (abs_(by) <= most), by, zero);
+    };
+    const Vec3<Pack> by_color{kept(color.x, given.x), kept(color.y, given.y), kept(color.z, given.z)};
     Vec3<Pack> by_direction{zero, zero, zero};
     if constexpr (Degree > 0) {
+        const int64_t width = 3 * p.projection.sh_bases;
+        for (int r = 0; r < kLanes; ++r)
+            if ((lanes.ahead >> r) & 1u) fetch(p.sh.value + (i + r + kAhead) * width, sh_columns<Degree>());
         ShColumns<Degree> sh;
         load_sh<Degree>(p.projection, i, lanes.set, sh);
         const Directions direction = directions_to(view, mean);
@@ -169,11 +220,13 @@ RECON_FN Vec3<Pack> step_colors(const UpdateParams& p, const Adam& adam, const V
                              colors_vjp<Degree>(direction, sh_basis<Degree>(direction.unit), by_color, sh));
         if constexpr (Train) step_sh<Degree>(p, adam, i, lanes, sh);
     }
-    if constexpr (!Train) step_sh_constant(p, adam, i, lanes, by_color);
+    if constexpr (!Train) {
+        if (p.sh.rate != 0) step_sh_constant(p, adam, i, lanes, by_color);
+    }
     return by_direction;
 }
 
-// ---- one pack --------------------------------------------------------------------------------------------------------
+// ---- one pack ------------------------------------------------------------------------------------------------------
 
 template <int Degree, bool Train>
 void update_pack(const UpdateParams& p, const Adam& adam, const View<Pack>& view, int64_t i, int rows,
@@ -181,7 +234,9 @@ void update_pack(const UpdateParams& p, const Adam& adam, const View<Pack>& view
     const uint32_t set = flag_bits(p.seen + i, rows);
     if (set == 0) return;
     const Mask mask = mask_from_bits(set);
-    const Lanes lanes{set, mask, all(mask)};
+    const int64_t next = i + kAhead;
+    const Lanes lanes{set, mask, all(mask), next + kLanes <= p.projection.count ? flag_bits(p.seen + next, kLanes) : 0};
+    if (lanes.ahead != 0) fetch_rows(p, next);
     const Gaussian<Pack> gaussian = load_gaussians(p.projection, i);
     const Footprint<Pack> footprint = project_gaussian(view, gaussian);
     GaussianGradient<Pack> g = project_vjp(view, gaussian, footprint, load_screen_gradient(p.projection, i));
@@ -253,7 +308,7 @@ private:
     int used_ = 0;
 };
 
-// ---- all of them -----------------------------------------------------------------------------------------------------
+// ---- all of them ---------------------------------------------------------------------------------------------------
 
 template <int Degree, bool Train>
 void update_block(const UpdateParams& p, const Adam& adam, const View<Pack>& view, int64_t first, int64_t last,

@@ -57,7 +57,7 @@ class UpdateRates:
         means, quats, log_scales, opacity_logits: learning rates.
         sh_constant: that of the constant spherical harmonic.
         sh_detail: that of the others.  With 0 this step neither reads nor writes their moments and leaves the
-            coefficients as they are: two thirds of the memory traffic are theirs.
+            coefficients as they are: two thirds of the memory traffic are theirs.  With both 0 it leaves all colours.
         step: counts from 1.
         beta1, beta2, epsilon: Adam's.
         opacity_penalty: its product with opacity (1 - opacity) is added to the gradient by the logit.

@@ -23,7 +23,8 @@ struct UpdateParams {
     TrainedRows log_scales;      // [count, 3]
     TrainedRows opacity_logits;  // [count]
     TrainedRows sh;              // [count, sh_bases, 3]
-    float sh_detail_rate = 0;    // of the other coefficients; 0 leaves them as they are
+    float sh_detail_rate = 0;    // of the other coefficients; with 0 they and their moments stay as they are, and with
+                                 // both 0 so do the constant ones
     int32_t view_gradient = 1;   // whether colours pull the means through the view directions
 
     float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-15f;

@@ -44,7 +44,8 @@ def update_splats_reference(
         for name in ("means", "quats", "log_scales", "opacity_logits"):
             everything = slice(None)
             _step(splats, moments, gradients, name, getattr(rates, name), everything, seen, rates)
-        _step(splats, moments, gradients, "sh", rates.sh_constant, slice(0, 1), seen, rates)
+        if rates.sh_constant != 0 or rates.sh_detail != 0:
+            _step(splats, moments, gradients, "sh", rates.sh_constant, slice(0, 1), seen, rates)
         if rates.sh_detail != 0:
             used = slice(1, (options.sh_degree + 1) ** 2)
             _step(splats, moments, gradients, "sh", rates.sh_detail, used, seen, rates)

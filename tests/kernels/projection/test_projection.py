@@ -294,6 +294,24 @@ def test_the_order_of_the_gaussians_does_not_matter(isa: str) -> None:
         assert torch.equal(straight[name][order], shuffled[name])
 
 
+@pytest.mark.parametrize("cutoff", [1 / 255, 1e-6, 0.9])
+def test_neighbours_that_are_all_culled_change_nothing(isa: str, cutoff: float) -> None:
+    """A whole pack is culled by bounds alone: the same Gaussians among visible ones must be culled too."""
+    splats = make_splats(6000)
+    splats = replace(splats, means=splats.means * 3, log_scales=splats.log_scales * 2 + 3)
+    options = ProjectionOptions(alpha_cutoff=cutoff)
+    pose = pose_of(CAMERA)
+    mixed = forward(splats, options)
+    # Sixteen times the same Gaussian makes a pack, or several, of it alone.
+    alone = forward(splats.select(torch.arange(6000).repeat_interleave(16)), options)
+    for name in (*FIELDS, "visible"):
+        assert torch.equal(alone[name].view(6000, 16, -1)[:, 3], mixed[name].view(6000, -1)), name
+    depths = splats.means @ pose[2, :3] + pose[2, 3]
+    culled_in_front = (depths > 0.01) & (mixed["visible"] == 0)
+    assert int(culled_in_front.sum()) > 500
+    assert int(mixed["visible"].sum()) > 100
+
+
 def test_the_number_of_threads_changes_no_bit(isa: str) -> None:
     splats = make_splats(5000)
     module = native()

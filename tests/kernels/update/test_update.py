@@ -225,6 +225,17 @@ def test_a_detail_rate_of_zero_leaves_the_detail_alone(isa: str, degree: int, ba
         torch.testing.assert_close(after[:, :1], usual.tensors()[name][:, :1], rtol=2e-6, atol=1e-6)
 
 
+def test_colour_rates_of_zero_leave_all_colours_alone(isa: str) -> None:
+    case = make_case(530)
+    rates = replace(RATES, sh_constant=0.0, sh_detail=0.0)
+    found, expected = case.copy(), case.copy(torch.float64)
+    found.step(rates)
+    expected.step(rates, reference=True)
+    assert_equal_steps(case, found, expected)
+    for name in ("sh", "sh.first", "sh.second"):
+        assert torch.equal(found.tensors()[name], case.tensors()[name])
+
+
 def test_without_the_view_gradient_only_the_means_differ(isa: str) -> None:
     case = make_case(400)
     with_it, without = case.copy(), case.copy()
