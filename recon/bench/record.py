@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recon.bench import kernels, render, scaling
+from recon.bench import ablation, kernels, render, scaling
 from recon.bench.results import Entry, Report, read_report, short_seconds
 from recon.errors import ReconError
 from recon.files import write_text
@@ -80,6 +80,8 @@ def tables(report: Report) -> list[tuple[list[str], list[list[str]]]]:
     """Returns the tables of a report."""
     if report.kind == "kernels":
         return [kernels.table_rows(report.entries)]
+    if report.kind == "ablation":
+        return [ablation.table_rows(report.entries)]
     if report.kind == "render":
         return [render.table_rows(report.entries)]
     if report.kind == "scaling":

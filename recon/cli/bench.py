@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure this machine: `recon bench kernels`, `train`, `scaling`, `render`, and `compare` for two results.
+"""Measure this machine: `recon bench kernels`, `train`, `ablate`, `scaling`, `render`, and `compare` for two results.
 
 Each takes --json; what it prints then, or writes with --out, is what `recon bench compare` reads.
 """
@@ -81,6 +81,24 @@ class Train(MeasureOptions):
 
 
 @dataclass(frozen=True)
+class Ablate(MeasureOptions):
+    """What each trick of training is worth: the same run with one option changed."""
+
+    scenes: tyro.conf.Positional[tuple[Path, ...]]
+    """The scenes' folders, as for `recon train`."""
+    steps: int = 1000
+    """Steps of every run."""
+    seeds: int = 1
+    """Runs of each variant; the figures are medians."""
+    preset: str = "normal"
+    """Preset that the variants change."""
+    only: str = ""
+    """Names of the variants to try, separated by commas; by default all."""
+    names: str = ""
+    """What to call the scenes in the results, as in fox,room; by default their folders' names."""
+
+
+@dataclass(frozen=True)
 class Scaling(MeasureOptions):
     """How time and memory grow with Gaussians, pixels and threads."""
 
@@ -124,7 +142,14 @@ class Compare(CommonOptions):
     """The later result."""
 
 
-_SUBCOMMANDS = {"kernels": Kernels, "train": Train, "scaling": Scaling, "render": Render, "compare": Compare}
+_SUBCOMMANDS = {
+    "kernels": Kernels,
+    "train": Train,
+    "ablate": Ablate,
+    "scaling": Scaling,
+    "render": Render,
+    "compare": Compare,
+}
 
 
 def options_type(words: Sequence[str]) -> Any:
@@ -141,6 +166,8 @@ def execute(options: Any, progress: Progress) -> Outcome:
         return _kernels(options, progress)
     if isinstance(options, Train):
         return _train(options, progress)
+    if isinstance(options, Ablate):
+        return _ablate(options, progress)
     return _scaling(options, progress) if isinstance(options, Scaling) else _render(options, progress)
 
 
@@ -172,8 +199,7 @@ def _train(options: Train, progress: Progress) -> Outcome:
     doing = "reading the options of bench train"
     if options.seeds < 1:
         raise ReconError(doing, f"--seeds is {options.seeds}", "at least 1")
-    folder = options.scene.resolve()
-    name = options.name or (folder.parent.name if folder.name == "scene" else folder.name)
+    name = options.name or _scene_name(options.scene)
     settings = TrainSettings(
         scene=options.scene,
         targets=tuple(parse_numbers(options.target_psnr, doing)) if options.target_psnr else (),
@@ -190,6 +216,29 @@ def _train(options: Train, progress: Progress) -> Outcome:
     missed = [f"No budget reached {target:g} dB." for target, steps in outcome.reached.items() if steps is None]
     report = _report("train", options, kept, outcome.entries, more)
     return _finish(report, options, {f"train-{name}": training_plot(name, outcome).to_svg()}, [], missed)
+
+
+def _scene_name(path: Path) -> str:
+    folder = path.resolve()
+    return folder.parent.name if folder.name == "scene" else folder.name
+
+
+def _ablate(options: Ablate, progress: Progress) -> Outcome:
+    from recon.bench.ablation import AblationSettings, measure_ablation
+
+    doing = "reading the options of bench ablate"
+    names = [name.strip() for name in options.names.split(",")] if options.names else []
+    names = names or [_scene_name(path) for path in options.scenes]
+    if not options.scenes or len(set(names)) != len(options.scenes):
+        raise ReconError(doing, f"{len(options.scenes)} scenes are called {names}", "scenes, and a name for each")
+    if min(options.seeds, options.steps) < 1:
+        raise ReconError(doing, f"--seeds {options.seeds}, --steps {options.steps}", "at least 1")
+    variants = tuple(name.strip() for name in options.only.split(",") if name.strip())
+    scenes = dict(zip(names, options.scenes))
+    settings = AblationSettings(scenes, options.steps, options.seeds, options.preset, variants)
+    entries = measure_ablation(settings, progress)
+    kept = {**asdict(settings), "scenes": names}
+    return _finish(_report("ablation", options, kept, entries), options)
 
 
 def _scaling(options: Scaling, progress: Progress) -> Outcome:
@@ -266,10 +315,13 @@ def _report(
 
 def _command(kind: str, options: Any) -> str:
     """Returns what was typed, without the folders of paths and without where results go."""
-    words = ["recon bench", kind]
+    words = ["recon bench", "ablate" if kind == "ablation" else kind]
     for spec in fields(options):
         value = getattr(options, spec.name)
-        if spec.name in ("json", "out", "record", "name") or value == spec.default:
+        if spec.name in ("json", "out", "record", "name", "names") or value == spec.default:
+            continue
+        if spec.name == "scenes":
+            words.append("SCENE" + " SCENE" * (len(value) - 1))
             continue
         text = value.name if isinstance(value, Path) else str(value)
         if spec.name in ("scene", "source"):

@@ -5,24 +5,28 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import tyro
 from small_scenes import small_scene
 
-from recon.bench import kernels, scaling, stages
+from recon.bench import ablation, kernels, scaling, stages
 from recon.bench import train as training
 from recon.bench.kernels import STAGES
 from recon.bench.record import record
 from recon.bench.results import Samples, read_report
 from recon.bench.scenes import random_scene
 from recon.bench.worker import call_worker
+from recon.cli import train as train_command
 from recon.cli.main import main
 from recon.errors import ReconError
 from recon.kernels.native import native, supported_isas
+from recon.methods import SplatConfig
 
 TINY = ["--picture", "64x48", "--repeats", "1"]
 
@@ -220,3 +224,23 @@ def assert_names_no_machine(text: str, folder: Path) -> None:
     assert str(Path.home()) + "/" not in text
     if len(platform.node()) > 4:
         assert platform.node() not in text
+
+
+def test_an_ablation_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene, out = small_scene(tmp_path / "noise"), tmp_path / "a.json"
+    words = ["ablate", str(scene), "--steps", "3", "--names", "tiny", "--only", "colour without harmonics"]
+    document = run_json([*words, "--out", str(out)], capsys)
+    assert [entry["facts"]["difference"] == 0 for entry in document["entries"][:2]] == [True, True]
+    header, rows = ablation.table_rows(read_report(out).entries)
+    assert header[:2] == ["variant", "tiny: PSNR dB"]
+    assert [row[0] for row in rows] == [ablation.DEFAULT, "colour without harmonics"]
+    assert_names_no_machine(json.dumps(document), tmp_path)
+    assert main(["bench", "ablate", str(scene), "--only", "magic"]) == 2
+
+
+@pytest.mark.parametrize("variant", ablation.VARIANTS)
+def test_every_variant_changes_options_that_exist(variant: str) -> None:
+    words = ["scene", "--out", "run", *shlex.split(ablation._options(variant, "normal"))]
+    parsed: Any = tyro.cli(train_command.options_type(words), args=words)
+    changed = parsed.config != SplatConfig.preset("normal")
+    assert changed or variant in (ablation.DEFAULT, "higher harmonics in every step")

@@ -86,6 +86,8 @@ class SplatConfig(TrainConfig):
     """Degree of the spherical harmonics that give view-dependent colour; 0 (none) to 3."""
     sh_every: float = ranged(0.05, 0.0, 1.0)
     """Fraction of all steps after which one more degree is switched on; 0 (all from the start) to 1."""
+    sh_detail_every: int = ranged(1, 1)
+    """Steps between two updates of the higher harmonics, which are most of what an update moves; at least 1."""
     coarse: float = ranged(0.2, 0.0, 1.0)
     """Fraction of all steps, from the start, that are made at half the resolution, at a quarter of the cost; 0 to 1."""
     ssim_weight: float = ranged(0.2, 0.0, 1.0)

@@ -186,18 +186,22 @@ class AutogradStep:
             "opacity_logits": rates.opacity_logits,
             "sh": rates.sh_constant,
         }
-        detail = torch.full((parameters.sh[0].numel(),), rates.sh_detail / max(rates.sh_constant, 1e-30))
-        detail[:3] = 1
         for name, rate in by_name.items():
-            parameter = parameters[name]
-            hyper = AdamHyper(
-                rate, rates.step, rates.beta1, rates.beta2, rates.epsilon,
-                column_scale=detail.to(visible.device) if name == "sh" else None,
-            )  # fmt: skip
-            adam_step(
-                parameter.value.data, parameter.gradient, parameter.first_moment, parameter.second_moment, hyper,
-                visible, self._kernels,
-            )  # fmt: skip
+            parameter, scale = parameters[name], None
+            rows = [parameter.value.data, parameter.gradient, parameter.first_moment, parameter.second_moment]
+            used = rows
+            if name == "sh" and rates.sh_detail == 0:
+                used = [tensor[:, :1].contiguous() for tensor in rows]
+            elif name == "sh":
+                scale = torch.full((parameters.sh[0].numel(),), rates.sh_detail / max(rate, 1e-30))
+                scale[:3] = 1
+                scale = scale.to(visible.device)
+            hyper = AdamHyper(rate, rates.step, rates.beta1, rates.beta2, rates.epsilon, column_scale=scale)
+            value, gradient, first, second = used
+            adam_step(value, gradient, first, second, hyper, visible, self._kernels)
+            if used is not rows:
+                for tensor, part in zip(rows, used):
+                    tensor[:, :1] = part
             parameter.value.grad = None
 
 

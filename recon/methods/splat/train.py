@@ -106,13 +106,14 @@ class SplatTrainer:
     def _rates(self, step: int) -> UpdateRates:
         rates, density, count = self._config.rates, self._config.density, max(len(self._parameters), 1)
         others = rates.end_ratio ** (step / self._config.steps)
+        detail = rates.color * rates.color_detail_ratio * others if step % self._config.sh_detail_every == 0 else 0.0
         return UpdateRates(
             means=rates.position * self._extent * self._decay(step),
             quats=rates.rotation * others,
             log_scales=rates.scale * others,
             opacity_logits=rates.opacity * others,
             sh_constant=rates.color * others,
-            sh_detail=rates.color * rates.color_detail_ratio * others,
+            sh_detail=detail,
             step=step,
             opacity_penalty=density.opacity_penalty / count,
             scale_penalty=density.scale_penalty / (3 * count * self._extent),

@@ -32,6 +32,7 @@ VARIANTS = {
     "plain": CONFIG,
     "antialiased": replace(CONFIG, antialiased=True),
     "random background": replace(CONFIG, background="random"),
+    "seldom detail": replace(CONFIG, sh_detail_every=2, sh_every=0.0),
     "penalties": replace(CONFIG, density=DensityConfig("none", opacity_penalty=0.5, scale_penalty=0.5)),
     "poses and exposure": replace(CONFIG, refine_poses=True, exposure=True, background="white"),
 }
