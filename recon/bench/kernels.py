@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast each stage of a training step is: by number of Gaussians, threads and instruction set.
 
-What is compared is measured alternately (one thread, two threads, one thread ...; one instruction set after the other,
-in two rounds), so that a machine whose speed drifts slows both alike.  Instruction sets other than the one in use run
+What is compared is measured in turns (three times on one thread, three on two, three on one ...; one instruction set
+after the other, in two rounds), so that a machine whose speed drifts slows both alike.  Instruction sets other than the one in use run
 in processes of their own, because a process loads one.
 """
 
@@ -26,7 +26,7 @@ REFERENCE_GAUSSIANS, REFERENCE_SIZE = 2000, (160, 90)
 """The scene of the comparison with plain torch, which takes seconds where the kernels take a millisecond."""
 
 _ROUNDS = 2
-_FEWEST, _MOST = 5, 41
+_FEWEST, _MOST = 6, 45
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class KernelSettings:
         picture: size of their picture; None takes what suits the number.
         threads: numbers of threads.
         isas: instruction sets; empty for the one in use.
-        repeats: samples of each time; 0 for as many as fit into a few seconds, 5 to 41.
+        repeats: samples of each time; 0 for as many as fit into a few seconds, 6 to 45.
         sh_degree: of the random scenes.
         run: a run or splat file of the user's to measure as well.
         reference: whether to compare with plain torch.
@@ -67,9 +67,10 @@ def measure_kernels(settings: KernelSettings, progress: Progress = SILENT) -> tu
     from recon.kernels.native import active_isa
 
     isas = settings.isas or (active_isa(),)
+    rounds = _ROUNDS if len(isas) > 1 else 1
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    with progress.stage("measuring kernels", _ROUNDS * len(isas), "rounds") as bar:
-        for _ in range(_ROUNDS):
+    with progress.stage("measuring kernels", rounds * len(isas), "rounds") as bar:
+        for _ in range(rounds):
             for isa in isas:
                 for sample in _samples(replace(settings, isas=()), isa, active_isa()):
                     merged = found.setdefault((sample["stage"], sample["scene"], sample["threads"], isa), sample)
@@ -139,26 +140,21 @@ def _sample_scene(scene: Any, settings: KernelSettings) -> list[dict[str, Any]]:
     by_threads = {threads: {name: Samples() for name in STAGES} for threads in settings.threads}
     kernels = any(name in settings.stages for name in stages.KERNELS)
 
-    def once(threads: int, samples: Mapping[str, Samples]) -> None:
-        stages.set_threads(threads)
+    unkept = {name: Samples() for name in STAGES}
+
+    def once(threads: int, keep: bool) -> None:
+        samples = by_threads[threads] if keep else unkept
         if kernels:
             chain.run(samples)
         for name, case in cases.items():
             samples[name].time(case.run)
 
-    before = native_threads()
-    try:
-        chain.run({name: Samples() for name in STAGES})  # which also tells what was seen
-        begun = time.perf_counter()
-        for threads in settings.threads:
-            once(threads, {name: Samples() for name in STAGES})
-        # A few seconds for each scene and round.
-        fitting = round(2.5 / max(time.perf_counter() - begun, 1e-3))
-        for _ in range(settings.repeats or min(max(fitting, _FEWEST), _MOST)):
-            for threads in settings.threads:
-                once(threads, by_threads[threads])
-    finally:
-        stages.set_threads(before)
+    chain.run(unkept)  # which also tells what was seen
+    begun = time.perf_counter()
+    once(settings.threads[0], False)
+    # A few seconds for each scene and round.
+    fitting = round(5.0 / (len(settings.threads) * max(time.perf_counter() - begun, 1e-3)))
+    stages.alternate(settings.threads, settings.repeats or min(max(fitting, _FEWEST), _MOST), once)
     facts = _facts(scene, chain.bytes_moved())
     return [
         {**facts[name], "threads": threads, "wall": samples[name].wall, "cpu": samples[name].cpu}
@@ -166,13 +162,6 @@ def _sample_scene(scene: Any, settings: KernelSettings) -> list[dict[str, Any]]:
         for name in STAGES
         if name in settings.stages
     ]
-
-
-def native_threads() -> int:
-    """Returns how many threads the kernels use now."""
-    from recon.kernels.native import native
-
-    return int(native().max_threads())
 
 
 def _facts(scene: Any, moved: Mapping[str, float]) -> dict[str, dict[str, Any]]:

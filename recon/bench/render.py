@@ -49,25 +49,21 @@ def measure_rendering(settings: RenderSettings, progress: Progress = SILENT) -> 
         ReconError: the source cannot be opened.
     """
     from recon.bench import stages
-    from recon.kernels.native import native
     from recon.rasterization import SplatRenderer
     from recon.render import RenderOptions
 
     scene, cameras = open_source(settings)
     renderer, options = SplatRenderer(scene.splats), RenderOptions()
     samples = {threads: [Samples() for _ in cameras] for threads in settings.threads}
-    before = int(native().max_threads())
-    try:
-        with progress.stage("rendering", settings.repeats + 1, "rounds") as bar:
-            for index in range(settings.repeats + 1):
-                for view, camera in enumerate(cameras):
-                    for threads in settings.threads:
-                        stages.set_threads(threads)
-                        kept = samples[threads][view] if index else Samples()  # the first round warms up
-                        kept.time(lambda: renderer.render(camera, options))  # noqa: B023
-                bar.advance()
-    finally:
-        stages.set_threads(before)
+    with progress.stage("rendering", settings.repeats * len(settings.threads), "rounds") as bar:
+
+        def once(threads: int, keep: bool) -> None:
+            for view, camera in enumerate(cameras):
+                kept = samples[threads][view] if keep else Samples()
+                kept.time(lambda: renderer.render(camera, options))  # noqa: B023
+            bar.advance(keep)
+
+        stages.alternate(settings.threads, settings.repeats, once)
     where = f"{scene.name} · {settings.size[0]}×{settings.size[1]}"
     return [_entry(where, scene, cameras, threads, views) for threads, views in samples.items()]
 

@@ -107,7 +107,6 @@ def sample_point(request: Mapping[str, Any]) -> dict[str, Any]:
     from recon.bench.scenes import random_scene
 
     threads = [int(count) for count in request["threads"]]
-    stages.set_threads(max(threads))
     _warm_up(stages, random_scene)
     before = _resident_bytes()
     size = tuple(request["size"])
@@ -149,14 +148,13 @@ def _warm_up(stages: Any, random_scene: Any) -> None:
 def _sample(work: Any, threads: Sequence[int], repeats: int, stages: Any) -> dict[str, dict[str, list[float]]]:
     samples = {count: Samples() for count in threads}
     begun = time.perf_counter()
-    for count in threads:  # not kept: caches and buffers settle
-        stages.set_threads(count)
-        work()
-    fitting = round(3.0 / max(time.perf_counter() - begun, 1e-3))
-    for _ in range(repeats or min(max(fitting, 3), 15)):
-        for count in threads:
-            stages.set_threads(count)
-            samples[count].time(work)
+    work()  # not kept: caches and buffers settle
+    fitting = round(3.0 / (len(threads) * max(time.perf_counter() - begun, 1e-3)))
+
+    def once(count: int, keep: bool) -> None:
+        (samples[count] if keep else Samples()).time(work)
+
+    stages.alternate(threads, repeats or min(max(fitting, 3), 15), once)
     return {str(count): {"wall": found.wall, "cpu": found.cpu} for count, found in samples.items()}
 
 

@@ -4,8 +4,8 @@
 Random splats lie in front of one camera, spread evenly over its picture and evenly in the logarithm of the depth from
 2 to 20.  Their three standard deviations are log-normal with a spread of 0.6 around a size of their own, itself
 log-normal with 0.7 between Gaussians, which makes needles and discs of all sizes, and their opacity logits are normal
-around −1 with 1.5.  The size of all is then scaled until a pixel blends about 50 of them, which is what trained scenes
-do.  Everything follows from the seed.
+around −1 with 1.5.  In memory they follow a Z-curve, as a trainer keeps them.  The size of all is then scaled until a
+pixel blends about 50 of them, which is what trained scenes do.  Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ BLENDED_PER_PIXEL = 50.0
 _NEAREST, _FARTHEST = 2.0, 20.0
 _TRIALS = 8
 _CLOSE_ENOUGH = 0.03
+_SIZE_GUESS = 0.28
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +111,27 @@ def _random_splats(count: int, camera: Camera, sh_degree: int, seed: int) -> Spl
     # A tenth beyond the border on each side, so that the border has neighbours as in a photograph.
     u, v = uniform(-0.1, 1.1, count) * camera.width, uniform(-0.1, 1.1, count) * camera.height
     depths = torch.exp(uniform(math.log(_NEAREST), math.log(_FARTHEST), count))
+    order = _along_a_curve(torch.stack([u / camera.width, v / camera.height, torch.log(depths / _NEAREST)], 1))
+    u, v, depths = u[order], v[order], depths[order]
     means = torch.stack([(u - camera.cx) / camera.fx * depths, (v - camera.cy) / camera.fy * depths, depths], 1)
-    # One standard deviation that covers the picture `BLENDED_PER_PIXEL` times, to begin with.
-    sigma_px = math.sqrt(BLENDED_PER_PIXEL * camera.width * camera.height / (count * 2 * math.pi))
+    # Discs of one standard deviation that cover the picture `BLENDED_PER_PIXEL` times, less what usually comes out.
+    sigma_px = _SIZE_GUESS * math.sqrt(BLENDED_PER_PIXEL * camera.width * camera.height / (count * 2 * math.pi))
     sizes = torch.log(depths * sigma_px / camera.fx) + normal(0.0, 0.7, count)
     log_scales = sizes[:, None] + normal(0.0, 0.6, count, 3)
     sh = normal(0.0, 0.05, count, (sh_degree + 1) ** 2, 3)
     sh[:, 0] = uniform(-0.5, 0.5, count, 3) / SH_C0
     return Splats(means.contiguous(), normal(0.0, 1.0, count, 4), log_scales, normal(-1.0, 1.5, count), sh)
+
+
+def _along_a_curve(places: torch.Tensor) -> torch.Tensor:
+    """Returns the order of places [N, 3] along a Z-curve: a trainer's neighbours in space are neighbours in memory."""
+    low, high = places.amin(0), places.amax(0)
+    cells = ((places - low) / (high - low).clamp(min=1e-12) * 1023).long()
+    code = torch.zeros(len(places), dtype=torch.long)
+    for bit in range(10):
+        for axis in range(3):
+            code |= ((cells[:, axis] >> bit) & 1) << (3 * bit + axis)
+    return torch.argsort(code, stable=True)
 
 
 def _pairs(splats: Splats, camera: Camera) -> PairCounts:

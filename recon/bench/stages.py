@@ -6,7 +6,7 @@ A stage is so measured with the caches as its predecessor leaves them, which a l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ KERNELS = ("project", "bin", "blend forward", "loss", "blend backward", "update"
 WHOLE = ("render", "step")
 STAGES = (*KERNELS, *WHOLE)
 
+_TURN = 3
 _CHANNELS = 3
 _SCREEN_FLOATS = 10  # position, conic, opacity, colour, depth
 _SCREEN_GRADIENT_FLOATS = 9
@@ -161,6 +162,22 @@ def trainer_of(scene: BenchScene) -> Trainer:
     tensors = {**state.tensors, **{name: getattr(splats, name) for name in names}}
     trainer.restore(TrainerState(tensors, state.values))
     return trainer
+
+
+def alternate(threads: Sequence[int], repeats: int, run: Callable[[int, bool], None]) -> None:
+    """Calls `run(threads, keep)` so that each number of threads is measured `repeats` times, in turns of three.
+
+    The first call of a turn is not to be kept: threads that slept through the other's turn wake up in it.
+    """
+    before = int(native().max_threads())
+    try:
+        for begun in range(0, repeats, _TURN):
+            for count in threads:
+                set_threads(count)
+                for index in range(min(_TURN, repeats - begun) + 1):
+                    run(count, index > 0)
+    finally:
+        set_threads(before)
 
 
 def set_threads(threads: int) -> None:

@@ -45,7 +45,7 @@ class Kernels(MeasureOptions):
     isa: str = ""
     """Instruction sets to compare, as in avx512,avx2,baseline, or all; by default the one in use."""
     repeats: int = 0
-    """Samples of each time in each of the two rounds; 0 takes as many as fit into a few seconds."""
+    """Samples of each time, twice that for several instruction sets; 0 takes as many as fit into a few seconds."""
     picture: str = ""
     """Size of the pictures, as in 960x540; by default what suits the number of Gaussians."""
     sh_degree: Literal[0, 1, 2, 3] = 3
