@@ -15,6 +15,7 @@ void bind_binning(nb::module_& m);
 void bind_blend(nb::module_& m);
 void bind_ssim(nb::module_& m);
 void bind_projection(nb::module_& m);
+void bind_rearrange(nb::module_& m);
 void bind_raycast(nb::module_& m);
 void bind_tsdf(nb::module_& m);
 void bind_marching_cubes(nb::module_& m);
@@ -50,6 +51,7 @@ NB_MODULE(RECON_MODULE, m) {
     recon::bind_blend(m);
     recon::bind_ssim(m);
     recon::bind_projection(m);
+    recon::bind_rearrange(m);
     recon::bind_raycast(m);
     recon::bind_tsdf(m);
     recon::bind_marching_cubes(m);
