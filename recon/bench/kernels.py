@@ -2,8 +2,8 @@
 """How fast each stage of a training step is: by number of Gaussians, threads and instruction set.
 
 What is compared is measured in turns (three times on one thread, three on two, three on one ...; one instruction set
-after the other, in two rounds), so that a machine whose speed drifts slows both alike.  Instruction sets other than the one in use run
-in processes of their own, because a process loads one.
+after the other, in two rounds), so that a machine whose speed drifts slows both alike.  Instruction sets other than the
+one in use run in processes of their own, because a process loads one.
 """
 
 from __future__ import annotations

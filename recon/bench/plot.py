@@ -198,7 +198,7 @@ class _Axis:
                     break
             values = values if len(values) > 2 else self._even(5)  # less than a decade looks almost even
         else:
-            values = self._even(max(3, self.length // 70))
+            values = self._even(max(3, self.length // 50))
         return [(value, _number(value)) for value in values]
 
     def _decades(self, steps: tuple[int, ...]) -> list[float]:

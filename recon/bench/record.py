@@ -28,7 +28,14 @@ def record(report: Report, plots: Mapping[str, str] = {}, folder: Path = RECORDS
 
     Returns:
         The machine's folder.
+
+    Raises:
+        ReconError: this copy of recon is an installed one, and no other folder is given.
     """
+    if folder == RECORDS and not (RECORDS.parents[2] / ".git").exists():
+        raise ReconError(
+            "recording a benchmark", "this copy of recon is no checkout of its repository", "", "keep it with --out"
+        )
     place = folder / report.machine.slug
     name = report.kind if report.kind != "train" else f"train-{report.settings.get('name', 'scene')}"
     report.write(place / f"{name}.json")

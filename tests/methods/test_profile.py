@@ -99,10 +99,14 @@ def test_the_command_prints_and_writes_the_profile(tmp_path: Path, capsys: pytes
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "whole step" in printed
+    assert "blend backward" in printed
     assert "Floors: bytes over" in printed
     written = json.loads((run / "profile.json").read_text())
     assert written["schema"] == 1
     assert written["steps"] == 4
+    by_name = {stage["name"]: stage for stage in written["stages"]}
+    assert by_name["blend forward"]["calls"] == 4
+    assert by_name["blend forward"]["pairs_evaluated"] >= by_name["blend forward"]["pairs_blended"] > 0
     total = sum(stage["seconds"] for stage in written["stages"])
     assert total == pytest.approx(written["seconds"], rel=1e-6)
     assert main([*words, "--replace", "--json"]) == 0
