@@ -6,6 +6,7 @@ The folder is named after the processor, its cores and the instruction set; noth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,19 @@ def record(report: Report, plots: Mapping[str, str] = {}, folder: Path = RECORDS
             "recording a benchmark", "this copy of recon is no checkout of its repository", "", "keep it with --out"
         )
     place = folder / report.machine.slug
-    name = report.kind if report.kind != "train" else f"train-{report.settings.get('name', 'scene')}"
+    name = stem(report)
     report.write(place / f"{name}.json")
     for stem, svg in plots.items():
         write_text(place / f"{stem}.svg", svg)
     write_page(place)
     return place
+
+
+def stem(report: Report) -> str:
+    """Returns the file name of a report without its suffix: its kind, and the scene that was trained."""
+    if report.kind != "train":
+        return report.kind
+    return "train-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", str(report.settings.get("name", ""))).strip(".-") or "scene")
 
 
 def write_page(place: Path) -> None:
@@ -77,9 +85,8 @@ def _section(report: Report, place: Path) -> list[str]:
     ]
     for header, rows in tables(report):
         parts.append(_markdown(header, rows))
-    stem = report.kind if report.kind != "train" else f"train-{report.settings.get('name', 'scene')}"
-    if (place / f"{stem}.svg").is_file():
-        parts.append(f"![{title}]({stem}.svg)")
+    if (place / f"{stem(report)}.svg").is_file():
+        parts.append(f"![{title}]({stem(report)}.svg)")
     return parts
 
 

@@ -193,6 +193,7 @@ def _kernels(options: Kernels, progress: Progress) -> Outcome:
 
 
 def _train(options: Train, progress: Progress) -> Outcome:
+    from recon.bench.record import stem
     from recon.bench.results import parse_counts, parse_numbers
     from recon.bench.train import BUDGETS, TrainSettings, measure_training, training_plot
 
@@ -215,7 +216,7 @@ def _train(options: Train, progress: Progress) -> Outcome:
     more = {"curve": [asdict(run) for run in outcome.runs]}
     missed = [f"No budget reached {target:g} dB." for target, steps in outcome.reached.items() if steps is None]
     report = _report("train", options, kept, outcome.entries, more)
-    return _finish(report, options, {f"train-{name}": training_plot(name, outcome).to_svg()}, [], missed)
+    return _finish(report, options, {stem(report): training_plot(name, outcome).to_svg()}, [], missed)
 
 
 def _scene_name(path: Path) -> str:

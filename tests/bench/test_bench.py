@@ -7,6 +7,7 @@ import json
 import platform
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from small_scenes import small_scene
 from recon.bench import ablation, kernels, scaling, stages
 from recon.bench import train as training
 from recon.bench.kernels import STAGES
-from recon.bench.record import record
+from recon.bench.record import record, stem
 from recon.bench.results import Samples, read_report
 from recon.bench.scenes import random_scene
 from recon.bench.worker import call_worker
@@ -147,6 +148,8 @@ def test_training_to_a_quality_and_its_record(tmp_path: Path, capsys: pytest.Cap
     assert "| 90 dB | not reached |" in page
     assert "](train-noise.svg)" in page
     assert_names_no_machine(page, tmp_path)
+    report = read_report(tmp_path / "t.json")
+    assert stem(replace(report, settings={"name": "../a b/c"})) == "train-a-b-c"
 
 
 def test_budgets_are_tried_until_the_median_reaches_all_targets(
