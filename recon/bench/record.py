@@ -40,8 +40,8 @@ def record(report: Report, plots: Mapping[str, str] = {}, folder: Path = RECORDS
     place = folder / report.machine.slug
     name = stem(report)
     report.write(place / f"{name}.json")
-    for stem, svg in plots.items():
-        write_text(place / f"{stem}.svg", svg)
+    for plot, svg in plots.items():
+        write_text(place / f"{plot}.svg", svg)
     write_page(place)
     return place
 
