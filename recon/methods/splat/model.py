@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from recon.errors import ReconError
+from recon.kernels.rearrange.op import move_rows
 from recon.kernels.update.op import Moment, Moments
 from recon.scene import Scene
 from recon.splats import SH_C0, Splats
@@ -148,12 +149,8 @@ class SplatParameters:
         total = int(ends[-1]) if len(ends) else 0
         if total > len(self._storage["means"][0]):
             self._enlarge(total)
-        sources = torch.repeat_interleave(torch.arange(len(keep), device=keep.device), copies)
-        for tensors in self._storage.values():
-            for tensor in tensors:
-                _move_down(tensor, keep)
-                if total > len(keep):
-                    _move_up(tensor, sources)
+        storage = [tensor for tensors in self._storage.values() for tensor in tensors]
+        move_rows(storage, torch.repeat_interleave(keep, copies))
         self._resize(total)
         return ends - copies
 
@@ -214,24 +211,6 @@ class SplatParameters:
             for name, found in state.items():
                 for tensor, saved in zip(self._storage[name], found):
                     tensor[:count] = saved
-
-
-_MOVED_ROWS = 1 << 16
-"""Rows that are moved at once, which is what a move needs in memory beside the rows themselves."""
-
-
-def _move_down(tensor: torch.Tensor, sources: torch.Tensor) -> None:
-    """Sets row i to row sources[i] in place; `sources` ascend, so no row is overwritten before it is read."""
-    for begin in range(0, len(sources), _MOVED_ROWS):
-        rows = sources[begin : begin + _MOVED_ROWS]
-        tensor[begin : begin + len(rows)] = tensor[rows]
-
-
-def _move_up(tensor: torch.Tensor, sources: torch.Tensor) -> None:
-    """As `_move_down` where sources[i] <= i and no row is left out: from the end."""
-    for end in range(len(sources), 0, -_MOVED_ROWS):
-        begin = max(0, end - _MOVED_ROWS)
-        tensor[begin:end] = tensor[sources[begin:end]]
 
 
 def initial_splats(scene: Scene, config: SplatConfig, random: np.random.Generator) -> Splats:
