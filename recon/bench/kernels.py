@@ -147,7 +147,7 @@ def _sample_scene(scene: Any, settings: KernelSettings) -> list[dict[str, Any]]:
         if kernels:
             chain.run(samples)
         for name, case in cases.items():
-            samples[name].time(case.run)
+            samples[name].time(case.run, case.parts)
 
     chain.run(unkept)  # which also tells what was seen
     begun = time.perf_counter()

@@ -115,7 +115,7 @@ def sample_point(request: Mapping[str, Any]) -> dict[str, Any]:
     gc.collect()
     reset_peak()
     step.run()
-    step_samples = _sample(step.run, threads, int(request["repeats"]), stages)
+    step_samples = _sample(step, threads, int(request["repeats"]), stages)
     # The scene's splats are there beside the trainer's own, and go off the account.
     scene_bytes = sum(
         getattr(scene.splats, name).nbytes for name in ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -126,7 +126,7 @@ def sample_point(request: Mapping[str, Any]) -> dict[str, Any]:
     gc.collect()
     render = stages.RenderCase(scene)
     render.run()
-    render_samples = _sample(render.run, threads, int(request["repeats"]), stages)
+    render_samples = _sample(render, threads, int(request["repeats"]), stages)
     return {
         "step": step_samples,
         "render": render_samples,
@@ -145,14 +145,14 @@ def _warm_up(stages: Any, random_scene: Any) -> None:
     gc.collect()
 
 
-def _sample(work: Any, threads: Sequence[int], repeats: int, stages: Any) -> dict[str, dict[str, list[float]]]:
+def _sample(case: Any, threads: Sequence[int], repeats: int, stages: Any) -> dict[str, dict[str, list[float]]]:
     samples = {count: Samples() for count in threads}
     begun = time.perf_counter()
-    work()  # not kept: caches and buffers settle
+    case.run()  # not kept: caches and buffers settle
     fitting = round(3.0 / (len(threads) * max(time.perf_counter() - begun, 1e-3)))
 
     def once(count: int, keep: bool) -> None:
-        (samples[count] if keep else Samples()).time(work)
+        (samples[count] if keep else Samples()).time(case.run, case.parts)
 
     stages.alternate(threads, repeats or min(max(fitting, 3), 15), once)
     return {str(count): {"wall": found.wall, "cpu": found.cpu} for count, found in samples.items()}

@@ -33,6 +33,7 @@ WHOLE = ("render", "step")
 STAGES = (*KERNELS, *WHOLE)
 
 _TURN = 3
+_RATE = 1e-9
 _CHANNELS = 3
 _SCREEN_FLOATS = 10  # position, conic, opacity, colour, depth
 _SCREEN_GRADIENT_FLOATS = 9
@@ -55,8 +56,7 @@ class StepChain:
         self._accumulators = DensityAccumulators(*(torch.zeros(count) for _ in range(3)))
         self._background = torch.zeros(_CHANNELS)
         self.target = picture_bytes(scene)
-        # Rates so small that the scene stays what it is however often it is measured.
-        self._rates = UpdateRates(1e-9, 1e-9, 1e-9, 1e-9, 1e-9, 1e-9, step=1000)
+        self._rates = UpdateRates(_RATE, _RATE, _RATE, _RATE, _RATE, _RATE, step=1000)
 
     def run(self, samples: Mapping[str, Samples]) -> None:
         """Runs each stage once and adds its time to `samples`, which has an entry for each of `KERNELS`."""
@@ -109,7 +109,9 @@ def picture_bytes(scene: BenchScene) -> torch.Tensor:
 
 
 class RenderCase:
-    """Rendering alone, as the viewer and `recon render` do it."""
+    """Rendering alone, as the viewer and `recon render` do it; `run` makes `parts` pictures."""
+
+    parts = 1
 
     def __init__(self, scene: BenchScene) -> None:
         self._renderer, self._camera = SplatRenderer(scene.splats), scene.camera
@@ -119,15 +121,22 @@ class RenderCase:
 
 
 class StepCase:
-    """The splat trainer's own step in the middle of a run, at full resolution, on the scene's splats."""
+    """The splat trainer's own step in the middle of a run, at full resolution, on the scene's splats.
+
+    `run` makes `parts` steps: as many as it takes until the higher harmonics were updated once.
+    """
 
     def __init__(self, scene: BenchScene) -> None:
+        from recon.methods import SplatConfig
+
+        self.parts = SplatConfig().sh_detail_every
         self._trainer = trainer_of(scene)
         self._step = _STEPS // 2
 
     def run(self) -> None:
-        self._step += 1
-        self._trainer.step(self._step, 0)
+        for _ in range(self.parts):
+            self._step += 1
+            self._trainer.step(self._step, 0)
 
 
 def trainer_of(scene: BenchScene) -> Trainer:
@@ -152,7 +161,8 @@ def trainer_of(scene: BenchScene) -> Trainer:
         antialiased=splats.antialiased,
         coarse=0.0,
         device="cpu",
-        rates=RateConfig(position=0.0, scale=0.0, rotation=0.0, opacity=0.0, color=0.0),
+        # So small that the scene stays what it is; not 0, for which an update may leave work out.
+        rates=RateConfig(position=_RATE, scale=_RATE, rotation=_RATE, opacity=_RATE, color=_RATE),
         density=DensityConfig(start=0.0, stop=1.0, every=_STEPS),
     )
     data = TrainingData(Scene(frames, points), (view,), (), torch.device("cpu"), np.random.default_rng(0))
