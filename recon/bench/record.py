@@ -101,7 +101,7 @@ def tables(report: Report) -> list[tuple[list[str], list[list[str]]]]:
     if report.kind == "scaling":
         outcome = scaling.Outcome(report.entries)
         fits = {name: scaling.Fit(**values) for name, values in report.more.get("fits", {}).items()}
-        return [scaling.table_rows(outcome), scaling.fit_rows(fits)]
+        return [scaling.table_rows(outcome), *([scaling.fit_rows(fits)] if fits else [])]
     return [training_rows(report.entries), target_rows(report.entries, report.settings.get("targets", ()))]
 
 
