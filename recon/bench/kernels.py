@@ -276,8 +276,10 @@ def _gsplat_entries(settings: KernelSettings, notes: list[str]) -> list[Entry]:
 
 def table_rows(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     """Returns header and rows of a table for people."""
-    header = ["stage", "Gaussians", "picture", "threads", "kernels", "median ms", "least ms", "most ms", "CPU ms", "GB/s",
-              "Gpair/s eval.", "blended", "eval. per blended", "speedup", "of best set", "× torch"]  # fmt: skip
+    header = [
+        *("stage", "Gaussians", "picture", "threads", "kernels", "median ms", "least ms", "most ms", "CPU ms", "GB/s"),
+        *("Gpair/s eval.", "blended", "eval. per blended", "speedup", "of best set", "× torch"),
+    ]
     rows = []
     for entry in entries:
         facts = entry.facts
@@ -287,10 +289,13 @@ def table_rows(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
 
         cpu = f"{1e3 * facts['cpu_s']:.3f}" if "cpu_s" in facts else ""
         percent = f"{100 * facts['ratio_to_best_isa']:.0f} %" if "ratio_to_best_isa" in facts else ""
+        times = [f"{1e3 * seconds:.3f}" for seconds in (entry.median, entry.low, entry.high)]
         rows.append(
-            [facts["stage"], short_count(facts["gaussians"]), str(facts["scene"]).split(" · ")[-1],
-             str(facts["threads"] or ""), facts["isa"], f"{1e3 * entry.median:.3f}", f"{1e3 * entry.low:.3f}", f"{1e3 * entry.high:.3f}", cpu,
-             shown("gb_per_s", 1), shown("evaluated_gpair_per_s"), shown("blended_gpair_per_s"),
-             shown("evaluated_per_blended"), shown("speedup"), percent, shown("times_slower", 0)]
-        )  # fmt: skip
+            [
+                *(facts["stage"], short_count(facts["gaussians"]), str(facts["scene"]).split(" · ")[-1]),
+                *(str(facts["threads"] or ""), facts["isa"], *times, cpu, shown("gb_per_s", 1)),
+                *(shown("evaluated_gpair_per_s"), shown("blended_gpair_per_s"), shown("evaluated_per_blended")),
+                *(shown("speedup"), percent, shown("times_slower", 0)),
+            ]
+        )
     return header, rows
