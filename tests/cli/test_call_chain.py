@@ -18,7 +18,7 @@ CHAIN = [
     "recon/methods/run.py",
     "recon/methods/loop.py",
     "recon/methods/splat/train.py",
-    "recon/rasterization.py",
+    "recon/methods/splat/step.py",
     "recon/kernels/blend/op.py",
     "recon/kernels/blend/cpu.cpp",
 ]
