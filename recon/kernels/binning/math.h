@@ -20,12 +20,20 @@ RECON_FN float determinant(float a, float b, float c) {
 RECON_FN double determinant(double a, double b, double c) { return a * c - b * b; }
 #if !defined(__CUDACC__)
 RECON_FN Pack determinant(Pack a, Pack b, Pack c) {
-    float as[kLanes], bs[kLanes], cs[kLanes];
-    store(as, a);
-    store(bs, b);
-    store(cs, c);
-    for (int i = 0; i < kLanes; ++i) as[i] = determinant(as[i], bs[i], cs[i]);
-    return load(as);
+#if RECON_AVX512
+    const auto half = [](__m256 x, __m256 y, __m256 z) {
+        const __m512d yy = _mm512_cvtps_pd(y);
+        return _mm512_cvtpd_ps(_mm512_fmsub_pd(_mm512_cvtps_pd(x), _mm512_cvtps_pd(z), _mm512_mul_pd(yy, yy)));
+    };
+    const auto high = [](Pack x) { return _mm512_extractf32x8_ps(x.v, 1); };
+    const __m256 low = half(_mm512_castps512_ps256(a.v), _mm512_castps512_ps256(b.v), _mm512_castps512_ps256(c.v));
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), half(high(a), high(b), high(c)), 1);
+#else
+    typedef double Doubles __attribute__((vector_size(8 * kLanes)));
+    const auto wide = [](Pack x) { return __builtin_convertvector(x.v, Doubles); };
+    const Doubles product = wide(a) * wide(c), square = wide(b) * wide(b);
+    return Pack(__builtin_convertvector(product - square, VecF));
+#endif
 }
 #endif
 

@@ -233,3 +233,33 @@ def test_a_binner_recovers_from_a_refusal(isa: str) -> None:
         binner.bin(make_projected(4000, 320, 320, 10, (500.0, 600.0), (0.9, 1.0)), 320, 320)
     projected = make_projected(100, 50, 40, 1)
     assert lists(binner.bin(projected, 50, 40)) == lists(bin_tiles(projected, 50, 40))
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_equal_depths_keep_their_order_among_many(isa: str, levels: int) -> None:
+    """More Gaussians at one depth than a chunk of depths should hold."""
+    projected = make_projected(20_000, 64, 64, 1, (0.55, 2.0))
+    projected = replace(projected, depths=(projected.depths / 10 * (levels - 1)).round() + 1)
+    check_consistency(bin_tiles(projected, 64, 64), projected)
+
+
+@pytest.mark.parametrize("size", [(7680, 4320), (1 << 16, 16), (16, 1 << 16)])
+def test_a_scene_in_the_corner_of_a_gigantic_picture(isa: str, size: tuple[int, int]) -> None:
+    """The lists of the same scene in a small picture, moved to the far corner, some hundred thousand tiles on."""
+    width, height = min(size[0], 160), min(size[1], 160)
+    projected = make_projected(3000, width, height, 2, (0.7, 20.0))
+    # A scene of whole and half pixels, so that moving it rounds nothing.
+    small = replace(projected, means_px=(projected.means_px * 2).round().clamp(min=0) / 2)
+    moved = replace(small, means_px=small.means_px + torch.tensor([size[0] - width, size[1] - height]))
+    there = lists(bin_tiles(moved, *size))
+    tiles_x, tiles_y = size[0] // 16, size[1] // 16
+    corner = [
+        there[y * tiles_x + x]
+        for y in range(tiles_y - height // 16, tiles_y)
+        for x in range(tiles_x - width // 16, tiles_x)
+    ]
+    here = lists(bin_tiles(small, width, height))
+    # The margin for rounding grows with the position.
+    for ours, theirs in zip(corner, here):
+        assert set(theirs) <= set(ours)
+    assert sum(map(len, corner)) <= 1.05 * sum(map(len, here))
