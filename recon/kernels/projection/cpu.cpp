@@ -129,15 +129,23 @@ void forward_colors(const ProjectionParams& p, const View<Pack>& view, int64_t i
     store_rows3(p.colors + 3 * i, color.x, color.y, color.z);
 }
 
+// Asks for what shapes are made from.
+RECON_FN void fetch_gaussians(const ProjectionParams& p, int64_t i) {
+    if (i + kLanes > p.count) return;
+    fetch(p.means + 3 * i, 3 * kLanes), fetch(p.log_scales + 3 * i, 3 * kLanes);
+    fetch(p.quats + 4 * i, 4 * kLanes), fetch(p.opacity_logits + i, kLanes);
+}
+
 // Shapes come some packs before colours, so that the SH rows arrive meanwhile, and only those that are needed.
 template <int Degree>
 void forward_block(const ProjectionParams& p, const View<Pack>& view, int64_t first, int64_t last) {
-    constexpr int kPacks = 64 / kLanes;
+    constexpr int kPacks = 32 / kLanes;
     int64_t i = first;
     while (i + kLanes <= last) {
         uint32_t set[kPacks];
         int packs = 0;
         for (; packs < kPacks && i + (packs + 1) * kLanes <= last; ++packs) {
+            fetch_gaussians(p, i + (packs + 2 * kPacks) * kLanes);
             set[packs] = forward_shapes(p, view, i + packs * kLanes, kLanes);
             fetch_sh<Degree>(p, i + packs * kLanes, set[packs]);
         }
