@@ -22,7 +22,7 @@
 namespace recon {
 namespace {
 
-constexpr int64_t kMostCounters = 1 << 18;  // per thread: 1 MiB stays in the cache
+constexpr int64_t kMostCounters = 1 << 19;  // per thread: 2 MiB stay near
 constexpr int64_t kChunkSize = 1 << 15;     // Gaussians that sort within the cache
 constexpr int64_t kSerialBelow = 2048;      // Gaussians
 
