@@ -20,6 +20,7 @@ from recon.splats import Splats
 
 EPS = 2.0**-23
 FIELDS = ("means_px", "conics", "opacities", "colors", "depths")
+SMALLEST = 2.0**-149
 DRAWS = 5
 MOVED_BY = 4.0
 """Roundings by which inputs are moved, at most."""
@@ -102,7 +103,8 @@ def _shape_gradient_shares(
     normal = torch.linalg.cross(root[:, 0], root[:, 1]).norm(dim=-1)
     inverse = 1 / (normal**2 + blur * (b0**2 + b1**2 + blur))
     by_xx, by_xy, by_yy = (given["conics"].abs() * inverse[:, None]).unbind(-1)
-    by_determinant = inverse * (given["conics"] * values["conics"]).abs().sum(-1)
+    # Of a Gaussian millions of pixels wide this falls below the normal numbers, where float32 holds a few bits.
+    by_determinant = inverse * (given["conics"] * values["conics"]).abs().sum(-1) + SMALLEST / EPS
     by_sharp = by_determinant
     if scene.options.antialiased:
         factor = (normal**2 * inverse).clamp_min(LEAST_COMPENSATION2).sqrt()
