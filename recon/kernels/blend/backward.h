@@ -6,18 +6,24 @@
 namespace recon {
 namespace {
 
-// What a pair contributes to its Gaussian's gradient: moments of h over its pixels, channels and statistics.
-enum PairGradient { kH, kHx, kHy, kHxx, kHxy, kHyy, kPairChannels };
+// What a pair contributes to its Gaussian's gradient: moments of h over its pixels in the Gaussian's own coordinates
+// (w, u), channels and statistics.
+enum PairGradient { kH, kHw, kHu, kHww, kHwu, kHuu, kPairChannels };
 enum PairStatistic { kAbsX, kAbsY, kWeightSum, kWeightMax, kPairStatistics };
+
+constexpr int kBackwardBatch = 32;
+using BackwardPairs = Batch<kBackwardBatch>;
 
 struct BackwardPlanes {
     float* transmittance;
     float* rest;      // what is still to come: suffix − T_end dL/dA
-    float* spare;
+    float* spare;     // D planes
     float* channels;  // dL/dC, D planes
+    // Sums over blocks, lane by lane: for each entry of a batch `sums` packs; and maxima of weights, a pack each.
+    float* sums;
+    float* most;
+    float* line;      // the former, summed over lanes
 };
-
-RECON_FN bool wants_statistics(const BlendParams& p) { return p.grad_means_abs != nullptr || p.gradient_sum != nullptr; }
 
 // ---- sums over lanes -----------------------------------------------------------------------------------------------
 
@@ -50,104 +56,86 @@ RECON_FN Pack sums_of(Pack (&v)[kLanes]) {
     return v[0];
 }
 
-RECON_FN float largest(Pack a) {
-    float t[kLanes];
-    store(t, a);
-    float most = t[0];
-    for (int i = 1; i < kLanes; ++i) most = t[i] > most ? t[i] : most;
+RECON_FN float largest(const float* lanes) {
+    float most = lanes[0];
+    for (int i = 1; i < kLanes; ++i) most = lanes[i] > most ? lanes[i] : most;
     return most;
 }
 
-// ---- one pair ------------------------------------------------------------------------------------------------------
+// ---- one block -----------------------------------------------------------------------------------------------------
 
-// The gradient of one pair, lane by lane: each element still has to be summed over its lanes.
-template <int D, bool kStatistics>
-struct PairSums {
-    static constexpr int kSums = kPairChannels + D + (kStatistics ? kWeightMax : 0);
-    Pack sums[kSums];
-    Pack weight_max;
-
-    RECON_FN void clear() {
-        for (int j = 0; j < kSums; ++j) sums[j] = Pack(0.0f);
-        weight_max = Pack(0.0f);
-    }
-
-    // Writes whole packs; what lies behind the last number is of no meaning.
-    RECON_FN void write(float* out) {
-        for (int begin = 0; begin < kSums; begin += kLanes) {
-            Pack group[kLanes];
-            for (int j = 0; j < kLanes; ++j) group[j] = begin + j < kSums ? sums[begin + j] : Pack(0.0f);
-            store(out + begin, sums_of<(kSums < kLanes ? kSums : kLanes)>(group));
-        }
-        if constexpr (kStatistics) out[kSums] = largest(weight_max);
-    }
-};
+RECON_FN void accumulate(float* sum, Pack a, Pack b) { store(sum, fma_(a, b, load(sum))); }
 
 template <int D, bool kStatistics>
-RECON_FN void backward_rows(const BlendParams& p, const float* record, const PairView& pair, int first, int last,
-                            int strip, const BackwardPlanes& t, PairSums<D, kStatistics>& out, float* out_channels) {
-    const int d = channel_count<D>(p);
-    const Pack lanes = strip_lanes(strip), threshold(p.log2_cutoff), zero(0.0f);
-    const Pack scaled_lanes = lanes * Pack(record[kScale]);
-    Pack color[D > 0 ? D : 1], grad_color[D > 0 ? D : 1];
-    for (int k = 0; k < D; ++k) color[k] = Pack(record[kRecordChannels + k]), grad_color[k] = zero;
-    Pack h0 = zero, h1 = zero, h2 = zero, abs_x = zero, abs_y = zero, weight_sum = zero, weight_max = zero;
-    // a (dx + skew dy) = w · (a / scale), and b dx + c dy = skew · that + (det / a) dy.
-    const float along_x = record[kScale] * (2.0f * kLn2);
-    const Pack along_y(along_x * record[kSkewX]), falloff(record[kFalloff] * (2.0f * kLn2));
-    for (int row = first; row <= last; ++row) {
-        const int at = place(strip, row);
-        const Pack w = scaled_lanes + Pack(pair.offset[row]);
-        const Pack exponent = log2_alpha(w, Pack(pair.base[row]));
-        const Pack before = load(t.transmittance + at);
-        const Mask taken = (exponent >= threshold) & (before >= Pack(kMinTransmittance));
-        if (kStrips > 1 && !any(taken)) continue;
-        const AlphaSample<Pack> sample = alpha_sample(exponent, taken);
-        const Pack weight = sample.alpha * before;
-        store(t.transmittance + at, before - weight);
-        Pack v = zero;
-        if constexpr (D > 0) {
+RECON_FN constexpr int sum_count(int d) {
+    return kPairChannels + (D > 0 ? D : d) + (kStatistics ? static_cast<int>(kWeightMax) : 0);
+}
+
+// Takes an entry once more at the blocks that it reaches and that are lit, and sums over them lane by lane.
+template <int D, bool kStatistics>
+void backward_pair(const BlendParams& p, const BackwardPairs& batch, int i, uint64_t lit,
+                   const BackwardPlanes& t) {
+    const int d = channel_count<D>(p), sums = sum_count<D, kStatistics>(d);
+    const auto field = [&](PairField f) { return Pack(batch.fields[f][i]); };
+    const Pack grow_x = field(kGrowX), grow_y = field(kGrowY), offset = field(kOffset), fall = field(kFall);
+    const Pack low = field(kLow), top = field(kTop);
+    const Pack threshold(p.log2_cutoff), opaque(kMinTransmittance), most(kMaxAlpha), zero(0.0f);
+    float *const transmittance = t.transmittance, *const rests = t.rest, *const channels = t.channels;
+    const float* record_color = batch.record[i] + kRecordChannels;
+    float* out = t.sums + static_cast<size_t>(i * sums) * kLanes;
+    Pack moment[kPairChannels], color[D > 0 ? D : 1], by_color[D > 0 ? D : 1];
+    Pack abs_x = zero, abs_y = zero, weight_sum = zero, weight_max = zero;
+    for (Pack& m : moment) m = zero;
+    for (int k = 0; k < D; ++k) color[k] = Pack(record_color[k]), by_color[k] = zero;
+    for (int k = 0; D == 0 && k < d; ++k) store(out + (kPairChannels + k) * kLanes, zero);
+    for (int word = 0; word < kBlockWords; ++word) {
+        uint32_t left = static_cast<uint32_t>(batch.blocks[word][i]) & static_cast<uint32_t>(lit >> 32 * word);
+        for (; left != 0; left &= left - 1) {
+            const int64_t at = (word * 32 + __builtin_ctz(left)) * kLanes;
+            const Pack y = load(kPixelTable.y + at), before = load(transmittance + at);
+            const Pack w = fma_(grow_x, load(kPixelTable.x + at), fma_(grow_y, y, offset)), u = fma_(fall, y, low);
+            const Pack exponent = log2_alpha(w, u, top);
+            const Mask near = exponent >= threshold, alive = before >= opaque;
+            const Pack raw = exp2_(exponent, near), alpha = fmin_(raw, most);
+            const Pack weight = mul_or_zero(alive, alpha, before);
+            store(transmittance + at, fnma_or_keep(alive, alpha, before, before));
+            Pack v = zero;
             for (int k = 0; k < D; ++k) {
-                const Pack g = load(t.channels + k * kPixels + at);
+                const Pack g = load(channels + k * kPixels + at);
                 v = k == 0 ? g * color[0] : fma_(g, color[k], v);
-                grad_color[k] = fma_(weight, g, grad_color[k]);
+                by_color[k] = fma_(weight, g, by_color[k]);
             }
-        } else {
-            for (int k = 0; k < d; ++k) {
-                const Pack g = load(t.channels + k * kPixels + at);
-                v = fma_(g, Pack(record[kRecordChannels + k]), v);
-                out_channels[k] += sum(weight * g);
+            for (int k = 0; D == 0 && k < d; ++k) {
+                const Pack g = load(channels + k * kPixels + at);
+                v = fma_(g, Pack(record_color[k]), v);
+                accumulate(out + (kPairChannels + k) * kLanes, weight, g);
             }
-        }
-        const Pack rest = fnma_(weight, v, load(t.rest + at));
-        store(t.rest + at, rest);
-        const Pack h = select(taken & sample.free, log_alpha_gradient(weight, sample.alpha, v, rest), zero);
-        const Pack below(pair.below[row]), hy = h * below;
-        h0 = h0 + h;
-        h1 = h1 + hy;
-        h2 = fma_(hy, below, h2);
-        if constexpr (kStatistics) {
-            abs_x = abs_x + abs_(h * w);
-            abs_y = abs_y + abs_(h * fma_(along_y, w, falloff * below));
-            weight_sum = weight_sum + weight;
-            weight_max = fmax_(weight_max, weight);
+            const Pack rest = fnma_(weight, v, load(rests + at));
+            store(rests + at, rest);
+            const Pack h = log_alpha_gradient(alive & (raw <= most), weight, alpha, v, rest);
+            const Pack hw = h * w, hu = h * u;
+            moment[kH] = moment[kH] + h;
+            moment[kHw] = moment[kHw] + hw;
+            moment[kHu] = moment[kHu] + hu;
+            moment[kHww] = fma_(hw, w, moment[kHww]);
+            moment[kHwu] = fma_(hw, u, moment[kHwu]);
+            moment[kHuu] = fma_(hu, u, moment[kHuu]);
+            if constexpr (kStatistics) {
+                abs_x = abs_x + abs_(hw);
+                abs_y = abs_y + abs_(fma_(grow_y, hw, fall * hu));
+                weight_sum = weight_sum + weight;
+                weight_max = fmax_(weight_max, weight);
+            }
         }
     }
-    const Pack dx = lanes - Pack(pair.dx), hx = h0 * dx;
-    Pack* s = out.sums;
-    s[kH] = s[kH] + h0;
-    s[kHx] = s[kHx] + hx;
-    s[kHy] = s[kHy] + h1;
-    s[kHxx] = fma_(hx, dx, s[kHxx]);
-    s[kHxy] = fma_(h1, dx, s[kHxy]);
-    s[kHyy] = s[kHyy] + h2;
-    for (int k = 0; k < D; ++k) s[kPairChannels + k] = s[kPairChannels + k] + grad_color[k];
+    for (int j = 0; j < kPairChannels; ++j) store(out + j * kLanes, moment[j]);
+    for (int k = 0; k < D; ++k) store(out + (kPairChannels + k) * kLanes, by_color[k]);
     if constexpr (kStatistics) {
-        s += kPairChannels + D;
-        s[kAbsX] = fma_(abs_x, Pack(along_x), s[kAbsX]);
-        s[kAbsY] = s[kAbsY] + abs_y;
-        s[kWeightSum] = s[kWeightSum] + weight_sum;
-        out.weight_max = fmax_(out.weight_max, weight_max);
+        out += (kPairChannels + d) * kLanes;
+        store(out + kAbsX * kLanes, abs_x);
+        store(out + kAbsY * kLanes, abs_y);
+        store(out + kWeightSum * kLanes, weight_sum);
+        store(t.most + i * kLanes, weight_max);
     }
 }
 
@@ -172,121 +160,202 @@ void load_gradients(const BlendParams& p, const TileView& tile, const BackwardPl
         store(t.rest + j, fma_(load(alpha + j) - Pack(1.0f), load(t.spare + j), load(t.rest + j)));
 }
 
-// With any number of channels, theirs and the statistics follow the moments one by one.
+// Where a pair's gradient goes.
+RECON_FN float* pair_line(const BlendParams& p, int64_t entry) {
+    return p.pair_gradients + static_cast<int64_t>(p.entries[2 * entry + 1]) * p.pair_stride;
+}
+
+// Sums what the blocks left over the lanes and writes the batch's pairs.  A line is written in whole packs; what lies
+// behind its last number is of no meaning.
 template <int D, bool kStatistics>
-RECON_FN void write_pair(PairSums<D, kStatistics>& sums, const float* channels, int d, float* out) {
-    if constexpr (D > 0) {
-        sums.write(out);
-    } else {
-        float line[kPairChannels + kPairStatistics + kLanes];
-        sums.write(line);
-        std::memcpy(out, line, sizeof(float) * kPairChannels);
-        std::memcpy(out + kPairChannels, channels, sizeof(float) * static_cast<size_t>(d));
-        if (kStatistics)
-            std::memcpy(out + kPairChannels + d, line + kPairChannels, sizeof(float) * kPairStatistics);
+void write_pairs(const BlendParams& p, int64_t begin, int count, const BackwardPlanes& t) {
+    const int sums = sum_count<D, kStatistics>(channel_count<D>(p));
+    for (int j = 0; j < count * sums; j += kLanes) {
+        Pack group[kLanes];
+        for (int i = 0; i < kLanes; ++i) group[i] = load(t.sums + static_cast<size_t>(j + i) * kLanes);
+        store(t.line + j, sums_of<kLanes>(group));
+    }
+    for (int i = 0; i < count; ++i) {
+        float* line = pair_line(p, begin + i);
+        for (int j = 0; j < sums; j += kLanes) store(line + j, load(t.line + i * sums + j));
+        if constexpr (kStatistics) line[sums] = largest(t.most + i * kLanes);
     }
 }
 
+// Floats that `backward_planes` cuts up.
+size_t backward_floats(int d) {
+    const size_t sums = static_cast<size_t>(kPairChannels + d + kPairStatistics);
+    return static_cast<size_t>(2 + 2 * d) * kPixels + kBackwardBatch * (sums * (kLanes + 1) + kLanes) + kLanes;
+}
+
+BackwardPlanes backward_planes(float* memory, int d) {
+    BackwardPlanes t{};
+    const auto take = [&](size_t floats) {
+        memory += floats;
+        return memory - floats;
+    };
+    t.transmittance = take(kPixels);
+    t.rest = take(kPixels);
+    t.spare = take(static_cast<size_t>(d) * kPixels);
+    t.channels = take(static_cast<size_t>(d) * kPixels);
+    t.most = take(kBackwardBatch * kLanes);
+    t.sums = take(static_cast<size_t>(kPairChannels + d + kPairStatistics) * kBackwardBatch * kLanes);
+    t.line = memory;
+    return t;
+}
+
 template <int D, bool kStatistics>
-void backward_tile(const BlendParams& p, int tile_index, float* scratch, float* channel_sums) {
-    const int d = channel_count<D>(p);
-    const BackwardPlanes t{scratch, scratch + kPixels, scratch + 2 * kPixels, scratch + (2 + d) * kPixels};
-    TileView tile = start_tile(p, tile_index, t.transmittance);
+void backward_tile(const BlendParams& p, int tile_index, const BackwardPlanes& t) {
+    const TileView tile = view_tile(p, tile_index);
+    start_transmittance(tile, t.transmittance);
     load_gradients<D>(p, tile, t);
     const int64_t begin = p.offsets[tile_index], end = p.offsets[tile_index + 1];
     const int64_t stop = begin + p.processed[tile_index];
-    const auto pair_line = [&](int64_t i) {
-        return p.pair_gradients + static_cast<int64_t>(p.entries[2 * i + 1]) * p.pair_stride;
-    };
-    Batch batch;
-    PairView pairs[kLanes];
-    PairSums<D, kStatistics> sums;
-    for (int64_t at = begin; at < stop; at += kLanes) {
+    uint64_t alive = alive_blocks(t.transmittance);
+    BackwardPairs batch;
+    for (int64_t at = begin; at < stop; at += kBackwardBatch) {
         load_batch(p, tile, at, stop, batch);
-        prefetch_records(p, at + kLanes, stop);
-        for (int i = 0; i < batch.count; ++i) __builtin_prefetch(pair_line(at + i), 1);
-        for (int i = 0; i < batch.count; ++i) view_pair(p.records + batch.record[i], tile, pairs[i]);
-        for (int i = 0; i < batch.count; ++i) {
-            const float* record = p.records + batch.record[i];
-            const PairView& pair = pairs[i];
-            sums.clear();
-            if (D == 0) std::memset(channel_sums, 0, sizeof(float) * static_cast<size_t>(d));
-            for (int strip = 0; strip < kStrips; ++strip)
-                backward_rows<D, kStatistics>(p, record, pair, static_cast<int>(batch.first[strip][i]),
-                                              static_cast<int>(batch.last[strip][i]), strip, t, sums, channel_sums);
-            write_pair(sums, channel_sums, d, pair_line(at + i));
-        }
-        find_alive(t.transmittance, tile);
+        prefetch_records(p, at + kBackwardBatch, at + 2 * kBackwardBatch < stop ? at + 2 * kBackwardBatch : stop);
+        for (int i = 0; i < batch.count; ++i) __builtin_prefetch(pair_line(p, at + i), 1);
+        for (int i = 0; i < batch.count; ++i) backward_pair<D, kStatistics>(p, batch, i, alive, t);
+        write_pairs<D, kStatistics>(p, at, batch.count, t);
+        alive = alive_blocks(t.transmittance);
     }
     for (int64_t i = stop; i < end; ++i)
-        std::memset(pair_line(i), 0, sizeof(float) * static_cast<size_t>(p.pair_stride));
+        std::memset(pair_line(p, i), 0, sizeof(float) * static_cast<size_t>(p.pair_stride));
 }
 
 // ---- Gaussians -----------------------------------------------------------------------------------------------------
 
-// Turns moments into gradients.
-void write_gradients(const BlendParams& p, int64_t g, const float* total, float weight_max) {
-    const int d = p.channel_count;
-    const float a = p.conics[3 * g], b = p.conics[3 * g + 1], c = p.conics[3 * g + 2];
-    p.grad_means_px[2 * g] = a * total[kHx] + b * total[kHy];
-    p.grad_means_px[2 * g + 1] = b * total[kHx] + c * total[kHy];
-    p.grad_conics[3 * g] = -0.5f * total[kHxx];
-    p.grad_conics[3 * g + 1] = -total[kHxy];
-    p.grad_conics[3 * g + 2] = -0.5f * total[kHyy];
-    p.grad_opacities[g] = total[kH] / p.opacities[g];
-    for (int k = 0; k < d; ++k) p.grad_channels[g * d + k] = total[kPairChannels + k];
-    const float* s = total + kPairChannels + d;
+// Up to a pack of consecutive Gaussians.
+struct Rows {
+    int64_t first;
+    int count;
+
+    RECON_FN void put(float* array, Pack x) const {
+        if (count >= kLanes) return store(array + first, x);
+        float spare[kLanes];
+        store(spare, x);
+        std::memcpy(array + first, spare, sizeof(float) * static_cast<size_t>(count));
+    }
+    RECON_FN void put2(float* array, Pack x, Pack y) const {
+        if (count >= kLanes) return store_rows2(array + 2 * first, x, y);
+        float spare[2 * kLanes];
+        store_rows2(spare, x, y);
+        std::memcpy(array + 2 * first, spare, sizeof(float) * static_cast<size_t>(2 * count));
+    }
+    RECON_FN void put3(float* array, Pack x, Pack y, Pack z) const {
+        if (count >= kLanes) return store_rows3(array + 3 * first, x, y, z);
+        float spare[3 * kLanes];
+        store_rows3(spare, x, y, z);
+        std::memcpy(array + 3 * first, spare, sizeof(float) * static_cast<size_t>(3 * count));
+    }
+    RECON_FN Pack get(const float* array) const {
+        float spare[kLanes];
+        return load(whole_rows<1>(array, first, count, spare));
+    }
+};
+
+// Sums the pairs of each Gaussian in their order; a row of `totals` each, 0 for one without pairs.
+template <bool kStatistics>
+RECON_FN Mask sum_pairs(const BlendParams& p, const Rows& rows, float* totals) {
+    const int where_max = kPairChannels + p.channel_count + kWeightMax, stride = p.pair_stride;
+    float touched[kLanes];
+    for (int i = 0; i < kLanes; ++i, totals += stride) {
+        const int64_t g = rows.first + (i < rows.count ? i : 0);
+        const int64_t first = p.pair_starts[g], last = i < rows.count ? p.pair_starts[g + 1] : first;
+        touched[i] = last > first ? 1.0f : 0.0f;
+        float weight_max = 0.0f;
+        for (int j = 0; j < stride; j += kLanes) {
+            const float* line = p.pair_gradients + first * stride + j;
+            Pack sum(0.0f);
+            for (int64_t pair = first; pair < last; ++pair, line += stride) sum = sum + load(line);
+            store(totals + j, sum);
+        }
+        for (int64_t pair = first; kStatistics && pair < last; ++pair)
+            weight_max = fmax_(weight_max, p.pair_gradients[pair * stride + where_max]);
+        if (kStatistics) totals[where_max] = weight_max;
+    }
+    return load(touched) > Pack(0.0f);
+}
+
+template <class Column>
+RECON_FN void write_statistics(const BlendParams& p, const Rows& rows, Mask touched, Pack scale_x, Column&& column) {
+    const Pack abs_x = column(kAbsX) * scale_x * Pack(2.0f * kLn2), abs_y = column(kAbsY) * Pack(2.0f * kLn2);
     if (p.grad_means_abs) {
-        p.grad_means_abs[2 * g] = s[kAbsX];
-        p.grad_means_abs[2 * g + 1] = s[kAbsY];
-        p.weight_sum[g] = s[kWeightSum];
-        p.weight_max[g] = weight_max;
+        rows.put2(p.grad_means_abs, abs_x, abs_y);
+        rows.put(p.weight_sum, column(kWeightSum));
+        rows.put(p.weight_max, column(kWeightMax));
     }
     if (p.gradient_sum) {
-        p.gradient_sum[g] += sqrt_(s[kAbsX] * s[kAbsX] + s[kAbsY] * s[kAbsY]);
-        p.seen[g] += 1.0f;
-        p.most_weight[g] = fmax_(p.most_weight[g], weight_max);
+        const Pack length = select(touched, sqrt_(fma_(abs_x, abs_x, abs_y * abs_y)), Pack(0.0f));
+        rows.put(p.gradient_sum, rows.get(p.gradient_sum) + length);
+        rows.put(p.seen, rows.get(p.seen) + select(touched, Pack(1.0f), Pack(0.0f)));
+        rows.put(p.most_weight, fmax_(rows.get(p.most_weight), column(kWeightMax)));
     }
 }
 
-// Sums the pairs of one Gaussian, in their order.
-void sum_pairs(const BlendParams& p, int64_t g, float* total) {
-    const int64_t first = p.pair_starts[g], last = p.pair_starts[g + 1];
-    if (first == last) return;
-    const int where_max = kPairChannels + p.channel_count + kWeightMax;
-    const int used = wants_statistics(p) ? where_max + 1 : kPairChannels + p.channel_count;
-    float weight_max = 0;
-    for (int j = 0; j < used; j += kLanes) {
-        const float* line = p.pair_gradients + first * p.pair_stride + j;
-        Pack sum = load(line), most = sum;
-        for (int64_t pair = first + 1; pair < last; ++pair) {
-            line += p.pair_stride;
-            sum = sum + load(line);
-            most = fmax_(most, load(line));
-        }
-        store(total + j, most);
-        if (wants_statistics(p) && where_max >= j && where_max < j + kLanes) weight_max = total[where_max];
-        store(total + j, sum);
+// Turns moments into gradients.  With s and t the scales of w and u, a dx + b dy = 2 ln 2 s w,
+// c dy + b dx = b/a (a dx + b dy) + 2 ln 2 t u, dx = w/s − b/a dy and dy = u/t.
+template <int D, bool kStatistics>
+void write_gradients(const BlendParams& p, const Rows& rows, float* totals) {
+    const int d = channel_count<D>(p);
+    const Mask touched = sum_pairs<kStatistics>(p, rows, totals);
+    int32_t pair_rows[kLanes], record_rows[kLanes];
+    for (int i = 0; i < kLanes; ++i)
+        pair_rows[i] = i * p.pair_stride, record_rows[i] = (i < rows.count ? i : 0) * p.record_stride;
+    const Pack zero(0.0f);
+    const auto total = [&](int column) { return gather(totals + column, pair_rows); };
+    // Nothing is known of a Gaussian that no tile lists; its gradient is 0.
+    const auto known = [&](Pack value) { return select(touched, value, zero); };
+    const auto record = [&](Record field) {
+        return known(gather(p.records + rows.first * p.record_stride + field, record_rows));
+    };
+    const Pack scale_x = record(kScaleX), scale_y = record(kScaleY), skew = record(kSkewX);
+    const Pack along_x = Pack(2.0f * kLn2) * scale_x * total(kHw), along_y = Pack(2.0f * kLn2) * scale_y * total(kHu);
+    rows.put2(p.grad_means_px, along_x, fma_(skew, along_x, along_y));
+    const Pack one_x = Pack(1.0f) / scale_x, one_y = Pack(1.0f) / scale_y;
+    const Pack yy = total(kHuu) * one_y * one_y, wy = total(kHwu) * one_x * one_y, ww = total(kHww) * one_x * one_x;
+    const Pack xx = fnma_(skew, fnma_(skew, yy, wy + wy), ww);
+    rows.put3(p.grad_conics, known(Pack(-0.5f) * xx), known(fma_(skew, yy, -wy)), known(Pack(-0.5f) * yy));
+    rows.put(p.grad_opacities, known(total(kH) / rows.get(p.opacities)));
+    if constexpr (D == 3) {
+        rows.put3(p.grad_channels, total(kPairChannels), total(kPairChannels + 1), total(kPairChannels + 2));
+    } else {
+        for (int i = 0; i < rows.count; ++i)
+            std::memcpy(p.grad_channels + (rows.first + i) * d, totals + i * p.pair_stride + kPairChannels,
+                        sizeof(float) * static_cast<size_t>(d));
     }
-    write_gradients(p, g, total, weight_max);
+    if constexpr (kStatistics)
+        write_statistics(p, rows, touched, scale_x, [&](int column) { return total(kPairChannels + d + column); });
+}
+
+template <int D, bool kStatistics>
+void backward(const BlendParams& p) {
+    const int tiles = tile_count(p), d = p.channel_count;
+    const int64_t packs = (p.count + kLanes - 1) / kLanes;
+#pragma omp parallel
+    {
+        Scratch scratch(backward_floats(d)), totals(static_cast<size_t>(p.pair_stride * kLanes));
+        const BackwardPlanes planes = backward_planes(scratch.data, d);
+#pragma omp for schedule(dynamic, 1)
+        for (int tile = 0; tile < tiles; ++tile) backward_tile<D, kStatistics>(p, tile, planes);
+#pragma omp for schedule(dynamic, 64)
+        for (int64_t pack = 0; pack < packs; ++pack) {
+            const int64_t first = pack * kLanes, left = p.count - first;
+            const Rows rows{first, left < kLanes ? static_cast<int>(left) : kLanes};
+            if (p.pair_starts[first] != p.pair_starts[first + rows.count])
+                write_gradients<D, kStatistics>(p, rows, totals.data);
+        }
+    }
 }
 
 template <int D>
 void backward(const BlendParams& p) {
-    const int tiles = tile_count(p), d = p.channel_count;
-#pragma omp parallel
-    {
-        Scratch scratch(2 + 2 * d), sums(1 + (d + kPixels - 1) / kPixels);
-#pragma omp for schedule(dynamic, 1)
-        for (int tile = 0; tile < tiles; ++tile) {
-            if (wants_statistics(p))
-                backward_tile<D, true>(p, tile, scratch.data, sums.data);
-            else
-                backward_tile<D, false>(p, tile, scratch.data, sums.data);
-        }
-#pragma omp for schedule(dynamic, 1024)
-        for (int64_t g = 0; g < p.count; ++g) sum_pairs(p, g, sums.data);
-    }
+    if (p.grad_means_abs != nullptr || p.gradient_sum != nullptr)
+        backward<D, true>(p);
+    else
+        backward<D, false>(p);
 }
 
 }  // namespace

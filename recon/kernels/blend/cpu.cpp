@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU scheduler of blending.  A thread owns a tile of 16×16 pixels; a row of it is one pack of AVX-512.  On narrower
-// instruction sets the tile is cut into strips of one pack's width, each with its own range of rows.  The state of
-// the tile (transmittance, channels, gradients) stays in the first-level cache while the tile's list streams by.
+// CPU scheduler of blending.  A thread owns a tile of 16×16 pixels, cut into blocks of one pack: 4×4 pixels with
+// AVX-512, 4×2 and 4×1 on narrower instruction sets.  For a batch of the tile's entries it is found which blocks each
+// ellipse reaches, and only those are looked at, as long as they let light through.
 //
-// Backward goes through the list front to back again; a Gaussian's gradient is gathered in registers over the rows,
-// reduced once per pair and written to that pair's own place, and a second loop, whose threads own Gaussians, sums
-// the pairs of each in a fixed order.  So nothing is atomic and results do not depend on the number of threads.
+// Forward goes block by block: what belongs to its pixels stays in registers while the batch streams by.  Backward goes
+// through the list front to back again, entry by entry, since a Gaussian's gradient is the larger state: it is gathered
+// in registers over the blocks, reduced once per pair and written to that pair's own place, and a second loop, whose
+// threads own Gaussians, sums the pairs of each in a fixed order.  So nothing is atomic and results do not depend on the
+// number of threads.
 #include "recon/kernels/blend/backward.h"
 #include "recon/kernels/blend/forward.h"
 #include "recon/kernels/common/binding.h"

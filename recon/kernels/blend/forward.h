@@ -6,15 +6,13 @@
 namespace recon {
 namespace {
 
+constexpr int kForwardBatch = 64;
+using ForwardPairs = Batch<kForwardBatch>;
+
 struct ForwardPlanes {
     float* transmittance;
     float* median;
     float* channels;  // D planes
-};
-
-// Depth of the Gaussian's centre, and how that of its plane changes per pixel.
-struct DepthPlane {
-    float depth, slope_x, slope_y;
 };
 
 enum class Forward {
@@ -23,91 +21,99 @@ enum class Forward {
     kCount,  // pairs are counted
 };
 
-template <int D, Forward kWhat>
-RECON_FN void forward_rows(const BlendParams& p, const float* record, const DepthPlane& plane, const PairView& pair,
-                           int first, int last, int strip, const ForwardPlanes& t, int64_t* counts) {
-    const int d = channel_count<D>(p);
-    const Pack along_row = Pack(plane.slope_x) * (strip_lanes(strip) - Pack(pair.dx));
-    const Pack scaled_lanes = strip_lanes(strip) * Pack(record[kScale]), threshold(p.log2_cutoff);
-    Pack color[D > 0 ? D : 1];
-    for (int k = 0; k < D; ++k) color[k] = Pack(record[kRecordChannels + k]);
-    for (int row = first; row <= last; ++row) {
-        const int at = place(strip, row);
-        const Pack w = scaled_lanes + Pack(pair.offset[row]);
-        const Pack exponent = log2_alpha(w, Pack(pair.base[row]));
-        const Pack before = load(t.transmittance + at);
-        const Mask taken = (exponent >= threshold) & (before >= Pack(kMinTransmittance));
-        if constexpr (kWhat == Forward::kCount) {
-            counts[0] += kLanes;
-            counts[1] += __builtin_popcount(bits(taken));
-        }
-        if (kStrips > 1 && !any(taken)) continue;
-        const Pack weight = alpha_sample(exponent, taken).alpha * before;
-        const Pack after = before - weight;
-        store(t.transmittance + at, after);
-        if constexpr (kWhat == Forward::kDepth) {
-            if (p.slopes) {
-                const Pack tilt = fma_(Pack(plane.slope_y), Pack(pair.below[row]), along_row);
-                float* c = t.channels + p.slope_channel * kPixels + at;
-                store(c, fma_(weight, tilt, load(c)));
-            }
-            if (p.median_depth) {
-                const Mask crosses = (before > Pack(0.5f)) & (after <= Pack(0.5f));
-                store(t.median + at, select(crosses, Pack(plane.depth), load(t.median + at)));
-            }
-        }
-        if constexpr (D > 0) {
-            for (int k = 0; k < D; ++k)
-                store(t.channels + k * kPixels + at, fma_(weight, color[k], load(t.channels + k * kPixels + at)));
-        } else {
-            for (int k = 0; k < d; ++k) {
-                float* c = t.channels + k * kPixels + at;
-                store(c, fma_(weight, Pack(record[kRecordChannels + k]), load(c)));
-            }
-        }
+// The tilted channel and the median depth at the pixels of a block.  `g` is the Gaussian.
+RECON_FN void blend_depth(const BlendParams& p, int64_t g, const TileView& tile, int at, Pack weight, Pack before,
+                          Pack after, const ForwardPlanes& t) {
+    if (p.slopes) {
+        const Pack dx = load(kPixelTable.x + at) - Pack(p.means_px[2 * g] - tile.x0);
+        const Pack dy = load(kPixelTable.y + at) - Pack(p.means_px[2 * g + 1] - tile.y0);
+        const Pack tilt = fma_(Pack(p.slopes[2 * g]), dx, Pack(p.slopes[2 * g + 1]) * dy);
+        float* tilted = t.channels + p.channel_count * kPixels + at;
+        store(tilted, fma_(weight, tilt, load(tilted)));
+    }
+    if (p.median_depth) {
+        const Mask crosses = (before > Pack(0.5f)) & (after <= Pack(0.5f));
+        store(t.median + at, select(crosses, Pack(p.depths[g]), load(t.median + at)));
     }
 }
 
-DepthPlane depth_plane(const BlendParams& p, int64_t g) {
-    return {p.median_depth ? p.depths[g] : 0.0f, p.slopes ? p.slopes[2 * g] : 0.0f,
-            p.slopes ? p.slopes[2 * g + 1] : 0.0f};
+// Blends the entries that reach a block, one after another, so that what belongs to its pixels stays in registers;
+// returns whether it still lets light through.  `list` is the batch's first entry.
+template <int D, Forward kWhat>
+bool forward_block(const BlendParams& p, const TileView& tile, const ForwardPairs& batch, const int32_t* list,
+                   int block, const ForwardPlanes& t, int64_t* counts) {
+    const int d = channel_count<D>(p), at = block * kLanes;
+    const Pack x = load(kPixelTable.x + at), y = load(kPixelTable.y + at);
+    const Pack threshold(p.log2_cutoff), opaque(kMinTransmittance), most(kMaxAlpha);
+    Pack transmittance = load(t.transmittance + at), channels[D > 0 ? D : 1];
+    for (int k = 0; k < D; ++k) channels[k] = load(t.channels + k * kPixels + at);
+    for (uint64_t left = batch.entries_of(block); left != 0; left &= left - 1) {
+        const int64_t i = __builtin_ctzll(left);
+        const auto field = [&](PairField f) { return Pack(batch.fields[f][i]); };
+        const Pack w = fma_(field(kGrowX), x, fma_(field(kGrowY), y, field(kOffset)));
+        const Pack u = fma_(field(kFall), y, field(kLow)), exponent = log2_alpha(w, u, field(kTop));
+        const Mask near = exponent >= threshold, alive = transmittance >= opaque;
+        const Pack alpha = fmin_(exp2_(exponent, near), most);
+        const Pack weight = mul_or_zero(alive, alpha, transmittance), before = transmittance;
+        transmittance = fnma_or_keep(alive, alpha, transmittance, transmittance);
+        const float* color = batch.record[i] + kRecordChannels;
+        for (int k = 0; k < D; ++k) channels[k] = fma_(weight, Pack(color[k]), channels[k]);
+        for (int k = 0; D == 0 && k < d; ++k) {
+            float* c = t.channels + k * kPixels + at;
+            store(c, fma_(weight, Pack(color[k]), load(c)));
+        }
+        if (kWhat == Forward::kDepth) blend_depth(p, list[2 * i], tile, at, weight, before, transmittance, t);
+        if (kWhat == Forward::kCount) {
+            counts[0] += kLanes;
+            counts[1] += __builtin_popcount(bits(near & alive));
+        }
+    }
+    store(t.transmittance + at, transmittance);
+    for (int k = 0; k < D; ++k) store(t.channels + k * kPixels + at, channels[k]);
+    return any(transmittance >= opaque);
+}
+
+// Puts the background behind the channels, and adds what depth planes gave.
+void finish_channels(const BlendParams& p, const ForwardPlanes& t, int d) {
+    for (int j = 0; j < kPixels; j += kLanes) {
+        const Pack transmittance = load(t.transmittance + j);
+        for (int k = 0; p.background && k < d; ++k) {
+            float* c = t.channels + k * kPixels + j;
+            store(c, fma_(transmittance, Pack(p.background[k]), load(c)));
+        }
+        if (p.slopes) {
+            float* c = t.channels + p.slope_channel * kPixels + j;
+            store(c, load(c) + load(t.channels + d * kPixels + j));
+        }
+        store(t.transmittance + j, Pack(1.0f) - transmittance);
+    }
 }
 
 template <int D, Forward kWhat>
 void forward_tile(const BlendParams& p, int tile_index, float* scratch) {
     const int d = channel_count<D>(p);
     const ForwardPlanes t{scratch, scratch + kPixels, scratch + 2 * kPixels};
-    TileView tile = start_tile(p, tile_index, t.transmittance);
-    std::memset(t.median, 0, sizeof(float) * static_cast<size_t>(kPixels * (1 + d)));
+    const TileView tile = view_tile(p, tile_index);
+    start_transmittance(tile, t.transmittance);
+    std::memset(t.median, 0, sizeof(float) * static_cast<size_t>(kPixels * (2 + d)));
     const int64_t begin = p.offsets[tile_index], end = p.offsets[tile_index + 1];
-    int64_t* counts = kWhat == Forward::kCount ? p.counts + 2 * tile_index : nullptr;
-    int64_t at = begin;
-    Batch batch;
-    PairView pairs[kLanes];
-    for (; at < end && tile.alive(); at += kLanes) {
+    int64_t counts[2] = {0, 0}, at = begin;
+    uint64_t alive = alive_blocks(t.transmittance);
+    ForwardPairs batch;
+    for (; at < end && alive != 0; at += kForwardBatch) {
         load_batch(p, tile, at, end, batch);
-        prefetch_records(p, at + kLanes, end);
-        for (int i = 0; i < batch.count; ++i) view_pair(p.records + batch.record[i], tile, pairs[i]);
-        for (int i = 0; i < batch.count; ++i) {
-            const float* record = p.records + batch.record[i];
-            const PairView& pair = pairs[i];
-            const DepthPlane plane = kWhat == Forward::kDepth ? depth_plane(p, p.entries[2 * (at + i)]) : DepthPlane{};
-            for (int strip = 0; strip < kStrips; ++strip)
-                forward_rows<D, kWhat>(p, record, plane, pair, static_cast<int>(batch.first[strip][i]),
-                                       static_cast<int>(batch.last[strip][i]), strip, t, counts);
+        prefetch_records(p, at + kForwardBatch, at + 2 * kForwardBatch < end ? at + 2 * kForwardBatch : end);
+        for (uint64_t left = alive; left != 0; left &= left - 1) {
+            const int block = __builtin_ctzll(left);
+            if (!forward_block<D, kWhat>(p, tile, batch, p.entries + 2 * at, block, t, counts))
+                alive &= ~(uint64_t(1) << block);
         }
-        find_alive(t.transmittance, tile);
     }
+    if (kWhat == Forward::kCount) p.counts[2 * tile_index] = counts[0], p.counts[2 * tile_index + 1] = counts[1];
     p.processed[tile_index] = static_cast<int32_t>((at < end ? at : end) - begin);
-    if (p.background)
-        for (int k = 0; k < d; ++k)
-            for (int j = 0; j < kPixels; j += kLanes) {
-                float* c = t.channels + k * kPixels + j;
-                store(c, fma_(load(t.transmittance + j), Pack(p.background[k]), load(c)));
-            }
+    finish_channels(p, t, d);
     write_planes<D>(p, tile, t.channels, p.out_channels, d);
     if (p.median_depth) write_planes<1>(p, tile, t.median, p.median_depth, 1);
-    for (int j = 0; j < kPixels; j += kLanes) store(t.transmittance + j, Pack(1.0f) - load(t.transmittance + j));
     write_planes<1>(p, tile, t.transmittance, p.out_alpha, 1);
 }
 
@@ -117,7 +123,7 @@ void forward(const BlendParams& p) {
     const int tiles = tile_count(p);
 #pragma omp parallel
     {
-        Scratch scratch(2 + p.channel_count);
+        Scratch scratch(static_cast<size_t>(3 + p.channel_count) * kPixels);
 #pragma omp for schedule(dynamic, 1)
         for (int tile = 0; tile < tiles; ++tile) {
             if (p.counts)

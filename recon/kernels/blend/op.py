@@ -150,7 +150,7 @@ class DensityAccumulators:
 
 @dataclass(frozen=True, eq=False)
 class ProjectedGradient:
-    """Gradient of a loss by what was blended.  Rows of Gaussians that no tile lists are not written: of no meaning.
+    """Gradient of a loss by what was blended.  Rows of Gaussians that no tile lists are of no meaning.
 
     Attributes:
         means_px: [N, 2].

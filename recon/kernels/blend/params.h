@@ -28,7 +28,7 @@ struct BlendParams {
     // Gradients coming in.
     const float* grad_out_channels = nullptr;  // [H, W, D]
     const float* grad_out_alpha = nullptr;     // [H, W]; nullptr for none
-    // Gradients going out; rows of Gaussians without a pair are left alone.
+    // Gradients going out; rows of Gaussians without a pair are 0 or left alone.
     float* pair_gradients = nullptr;    // [P, pair_stride], scratch
     float* grad_means_px = nullptr;     // [N, 2]
     float* grad_conics = nullptr;       // [N, 3]

@@ -15,9 +15,16 @@
 namespace recon {
 namespace {
 
+// A tile is cut into blocks of one pack each, four pixels wide, since what is seen of most Gaussians is far narrower
+// than the tile.  A plane of the tile holds one number per pixel: four strips of 16 rows of 4 pixels, so that the pixels
+// of a block lie together whatever a pack's width.
 constexpr int kTile = kTileSize;
-constexpr int kStrips = kTile / kLanes;
 constexpr int kPixels = kTile * kTile;
+constexpr int kBlockWide = 4;
+constexpr int kBlockHigh = kLanes / kBlockWide;
+constexpr int kStrips = kTile / kBlockWide;
+constexpr int kBlocksPerStrip = kTile / kBlockHigh;
+constexpr int kBlocks = kStrips * kBlocksPerStrip;
 
 // D channels, or any number (then in `channel_count`) where D is 0.
 template <int D>
@@ -35,9 +42,9 @@ RECON_FN int tile_count(const BlendParams& p) {
 enum Record {
     kMeanX,
     kMeanY,
-    kScale,        // w = scale (dx + skew_x dy)
+    kScaleX,       // √(a / (2 ln 2))
     kSkewX,        // b / a
-    kFalloff,      // (det / a) / (2 ln 2)
+    kScaleY,       // √(det / a / (2 ln 2))
     kLog2Opacity,
     kSkewY,        // b / c
     kHalfWidth,    // negative: not drawn
@@ -60,9 +67,9 @@ void make_records(const BlendParams& p, int64_t first, int count) {
     Pack fields[kRecordLine];
     fields[kMeanX] = mean.x;
     fields[kMeanY] = mean.y;
-    fields[kScale] = sqrt_(conic.x * Pack(0.5f * kLog2e));
+    fields[kScaleX] = sqrt_(conic.x * Pack(0.5f * kLog2e));
     fields[kSkewX] = e.skew_x;
-    fields[kFalloff] = det / conic.x * Pack(0.5f * kLog2e);
+    fields[kScaleY] = sqrt_(det / conic.x * Pack(0.5f * kLog2e));
     fields[kLog2Opacity] = log2_opacity;
     fields[kSkewY] = e.skew_y;
     fields[kHalfWidth] = e.half_width;
@@ -103,29 +110,61 @@ void make_all_records(const BlendParams& p) {
 
 // ---- tiles ---------------------------------------------------------------------------------------------------------
 
-// A plane of the tile holds one number per pixel: strip by strip, row by row, a pack each.
-RECON_FN int place(int strip, int row) { return (strip * kTile + row) * kLanes; }
+RECON_FN int place(int row, int column) {
+    return (column / kBlockWide * kTile + row) * kBlockWide + column % kBlockWide;
+}
+
+// Four packs hold the same four blocks row by row (kBlockHigh rows of 16 pixels) or block by block; these exchange the
+// two.  Through registers: what was just stored in pieces cannot be read as a whole without waiting.
+RECON_FN void blocks_from_rows(Pack (&p)[4]) {
+    using namespace transposing;
+    if constexpr (kLanes == 16) {
+        const Pack a = shuffle<ExchangeBlocks<4, true>>(p[0], p[1]), b = shuffle<ExchangeBlocks<4, false>>(p[0], p[1]);
+        const Pack c = shuffle<ExchangeBlocks<4, true>>(p[2], p[3]), d = shuffle<ExchangeBlocks<4, false>>(p[2], p[3]);
+        p[0] = shuffle<ExchangeBlocks<8, true>>(a, c), p[2] = shuffle<ExchangeBlocks<8, false>>(a, c);
+        p[1] = shuffle<ExchangeBlocks<8, true>>(b, d), p[3] = shuffle<ExchangeBlocks<8, false>>(b, d);
+    } else if constexpr (kLanes == 8) {
+        const Pack a = p[0], b = p[1], c = p[2], d = p[3];
+        p[0] = shuffle<ExchangeBlocks<4, true>>(a, c), p[1] = shuffle<ExchangeBlocks<4, false>>(a, c);
+        p[2] = shuffle<ExchangeBlocks<4, true>>(b, d), p[3] = shuffle<ExchangeBlocks<4, false>>(b, d);
+    }
+}
+RECON_FN void rows_from_blocks(Pack (&p)[4]) {
+    using namespace transposing;
+    if constexpr (kLanes == 16) {
+        blocks_from_rows(p);
+    } else if constexpr (kLanes == 8) {
+        const Pack a = p[0], b = p[1], c = p[2], d = p[3];
+        p[0] = shuffle<ExchangeBlocks<4, true>>(a, b), p[2] = shuffle<ExchangeBlocks<4, false>>(a, b);
+        p[1] = shuffle<ExchangeBlocks<4, true>>(c, d), p[3] = shuffle<ExchangeBlocks<4, false>>(c, d);
+    }
+}
+
+// A plane from row by row to block by block, and back.
+void blocks_from_rows(const float* rows, float* plane) {
+    for (int group = 0; group < kBlocksPerStrip; ++group) {
+        Pack p[4];
+        for (int i = 0; i < 4; ++i) p[i] = load(rows + (group * 4 + i) * kLanes);
+        blocks_from_rows(p);
+        for (int i = 0; i < 4; ++i) store(plane + (i * kBlocksPerStrip + group) * kLanes, p[i]);
+    }
+}
+void rows_from_blocks(const float* plane, float* rows) {
+    for (int group = 0; group < kBlocksPerStrip; ++group) {
+        Pack p[4];
+        for (int i = 0; i < 4; ++i) p[i] = load(plane + (i * kBlocksPerStrip + group) * kLanes);
+        rows_from_blocks(p);
+        for (int i = 0; i < 4; ++i) store(rows + (group * 4 + i) * kLanes, p[i]);
+    }
+}
 
 struct TileView {
-    float x0, y0;                // centre of the first pixel
-    int columns, rows;           // pixels inside the picture
-    int64_t first_pixel;         // in the picture
-    int first_alive[kStrips];    // rows that still let light through; first > last where the strip is opaque
-    int last_alive[kStrips];
-
-    bool alive() const {
-        for (int strip = 0; strip < kStrips; ++strip)
-            if (first_alive[strip] <= last_alive[strip]) return true;
-        return false;
-    }
-    int columns_in(int strip) const {
-        const int left = columns - strip * kLanes;
-        return left < 0 ? 0 : left < kLanes ? left : kLanes;
-    }
+    float x0, y0;         // centre of the first pixel
+    int columns, rows;    // pixels inside the picture
+    int64_t first_pixel;  // in the picture
 };
 
-// Pixels beyond the picture are opaque from the start.
-TileView start_tile(const BlendParams& p, int tile, float* transmittance) {
+TileView view_tile(const BlendParams& p, int tile) {
     const int tiles_x = (p.width + kTile - 1) / kTile;
     const int x = tile % tiles_x * kTile, y = tile / tiles_x * kTile;
     TileView view{};
@@ -134,38 +173,36 @@ TileView start_tile(const BlendParams& p, int tile, float* transmittance) {
     view.columns = p.width - x < kTile ? p.width - x : kTile;
     view.rows = p.height - y < kTile ? p.height - y : kTile;
     view.first_pixel = static_cast<int64_t>(y) * p.width + x;
-    for (int strip = 0; strip < kStrips; ++strip) {
-        const Mask inside = first_lanes(view.columns_in(strip));
-        for (int row = 0; row < kTile; ++row)
-            store(transmittance + place(strip, row),
-                  select(inside, Pack(row < view.rows ? 1.0f : 0.0f), Pack(0.0f)));
-        view.first_alive[strip] = 0;
-        view.last_alive[strip] = view.columns_in(strip) > 0 ? view.rows - 1 : -1;
-    }
     return view;
 }
 
-void find_alive(const float* transmittance, TileView& view) {
-    for (int strip = 0; strip < kStrips; ++strip) {
-        const auto opaque = [&](int row) {
-            return !any(load(transmittance + place(strip, row)) >= Pack(kMinTransmittance));
-        };
-        int first = view.first_alive[strip], last = view.last_alive[strip];
-        while (first <= last && opaque(first)) ++first;
-        while (first <= last && opaque(last)) --last;
-        view.first_alive[strip] = first;
-        view.last_alive[strip] = last;
-    }
+// Transmittance before the first Gaussian.  Pixels beyond the picture are opaque from the start.
+void start_transmittance(const TileView& tile, float* plane) {
+    for (int strip = 0; strip < kStrips; ++strip)
+        for (int row = 0; row < kTile; ++row)
+            for (int x = 0; x < kBlockWide; ++x)
+                plane[(strip * kTile + row) * kBlockWide + x] =
+                    row < tile.rows && strip * kBlockWide + x < tile.columns ? 1.0f : 0.0f;
+}
+
+// A bit per block that lets light through anywhere.
+uint64_t alive_blocks(const float* transmittance) {
+    uint64_t alive = 0;
+    for (int block = 0; block < kBlocks; ++block)
+        if (any(load(transmittance + block * kLanes) >= Pack(kMinTransmittance))) alive |= uint64_t(1) << block;
+    return alive;
 }
 
 // Planes to and from `d` interleaved numbers per pixel of the picture.
 template <int D>
 void write_planes(const BlendParams& p, const TileView& tile, const float* planes, float* picture, int d) {
+    alignas(64) float rows[(D > 0 ? D : 1) * kPixels];
+    for (int k = 0; k < D; ++k) rows_from_blocks(planes + k * kPixels, rows + k * kPixels);
     for (int row = 0; row < tile.rows; ++row)
-        for (int strip = 0; strip < kStrips; ++strip) {
-            float* to = picture + (tile.first_pixel + static_cast<int64_t>(row) * p.width + strip * kLanes) * d;
-            const float* from = planes + place(strip, row);
-            const int columns = tile.columns_in(strip);
+        for (int x0 = 0; x0 < tile.columns; x0 += kLanes) {
+            float* to = picture + (tile.first_pixel + static_cast<int64_t>(row) * p.width + x0) * d;
+            const float* from = rows + row * kTile + x0;
+            const int columns = tile.columns - x0 < kLanes ? tile.columns - x0 : kLanes;
             if (columns == kLanes && D == 1) {
                 store(to, load(from));
             } else if (columns == kLanes && D == 3) {
@@ -174,7 +211,8 @@ void write_planes(const BlendParams& p, const TileView& tile, const float* plane
                 store_rows4(to, load(from), load(from + kPixels), load(from + 2 * kPixels), load(from + 3 * kPixels));
             } else {
                 for (int k = 0; k < d; ++k)
-                    for (int x = 0; x < columns; ++x) to[x * d + k] = from[k * kPixels + x];
+                    for (int x = 0; x < columns; ++x)
+                        to[x * d + k] = D > 0 ? from[k * kPixels + x] : planes[k * kPixels + place(row, x0 + x)];
             }
         }
 }
@@ -182,13 +220,16 @@ void write_planes(const BlendParams& p, const TileView& tile, const float* plane
 // Pixels beyond the picture become 0.
 template <int D>
 void read_planes(const BlendParams& p, const TileView& tile, const float* picture, float* planes, int d) {
-    if (tile.columns < kTile || tile.rows < kTile)
-        std::memset(planes, 0, sizeof(float) * static_cast<size_t>(kPixels * d));
+    alignas(64) float rows[(D > 0 ? D : 1) * kPixels];
+    if (tile.columns < kTile || tile.rows < kTile) {
+        std::memset(rows, 0, sizeof rows);
+        if (D == 0) std::memset(planes, 0, sizeof(float) * static_cast<size_t>(kPixels * d));
+    }
     for (int row = 0; row < tile.rows; ++row)
-        for (int strip = 0; strip < kStrips; ++strip) {
-            const float* from = picture + (tile.first_pixel + static_cast<int64_t>(row) * p.width + strip * kLanes) * d;
-            float* to = planes + place(strip, row);
-            const int columns = tile.columns_in(strip);
+        for (int x0 = 0; x0 < tile.columns; x0 += kLanes) {
+            const float* from = picture + (tile.first_pixel + static_cast<int64_t>(row) * p.width + x0) * d;
+            float* to = rows + row * kTile + x0;
+            const int columns = tile.columns - x0 < kLanes ? tile.columns - x0 : kLanes;
             if (columns == kLanes && D == 1) {
                 store(to, load(from));
             } else if (columns == kLanes && D == 3) {
@@ -199,76 +240,128 @@ void read_planes(const BlendParams& p, const TileView& tile, const float* pictur
                 store(to, c.x), store(to + kPixels, c.y), store(to + 2 * kPixels, c.z), store(to + 3 * kPixels, c.w);
             } else {
                 for (int k = 0; k < d; ++k)
-                    for (int x = 0; x < columns; ++x) to[k * kPixels + x] = from[x * d + k];
+                    for (int x = 0; x < columns; ++x)
+                        (D > 0 ? to[k * kPixels + x] : planes[k * kPixels + place(row, x0 + x)]) = from[x * d + k];
             }
         }
+    for (int k = 0; k < D; ++k) blocks_from_rows(rows + k * kPixels, planes + k * kPixels);
 }
 
 // Memory of one thread, aligned to a cache line.
 struct Scratch {
     std::unique_ptr<float[]> memory;
     float* data;
-    explicit Scratch(int planes) : memory(new float[static_cast<size_t>(planes) * kPixels + 16]) {
+    explicit Scratch(size_t floats) : memory(new float[floats + 16]) {
         data = memory.get() + (64 - reinterpret_cast<uintptr_t>(memory.get()) % 64) % 64 / sizeof(float);
     }
 };
 
 // ---- Gaussians as a tile sees them ---------------------------------------------------------------------------------
 
-// A pack of entries of the tile's list: the rows of each strip that each ellipse reaches and that are not opaque.
+// Alpha of a pixel at (X, Y) in the tile is 2^(top − w² − u²), w = grow_x X + grow_y Y + offset, u = fall Y + low.
+enum PairField { kGrowX, kGrowY, kOffset, kFall, kLow, kTop, kPairFields };
+
+constexpr int kBlockWords = (kBlocks + 31) / 32;
+
+// The next entries of the tile's list.
+template <int kMost>
 struct Batch {
+    static constexpr int kPacks = kMost / kLanes;
     int count;
-    int32_t record[kLanes];  // where each record starts
-    float first[kStrips][kLanes], last[kStrips][kLanes];
+    const float* record[kMost];
+    // Which ellipse reaches which block: per block a bit for each entry of a pack, per entry a bit for each block.
+    uint32_t entries[kBlocks][kPacks];
+    int32_t blocks[kBlockWords][kMost];
+    alignas(64) float fields[kPairFields][kMost];
+
+    uint64_t entries_of(int block) const {
+        uint64_t all = 0;
+        for (int pack = 0; pack * kLanes < count; ++pack)
+            all |= static_cast<uint64_t>(entries[block][pack]) << pack * kLanes;
+        return all;
+    }
 };
 
 // Records lie scattered over more than the second-level cache, so the next batch is asked for early.
 RECON_FN void prefetch_records(const BlendParams& p, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end && i < begin + kLanes; ++i)
+    for (int64_t i = begin; i < end; ++i)
         __builtin_prefetch(p.records + static_cast<int64_t>(p.entries[2 * i]) * p.record_stride);
 }
 
-void load_batch(const BlendParams& p, const TileView& tile, int64_t begin, int64_t end, Batch& batch) {
-    batch.count = end - begin < kLanes ? static_cast<int>(end - begin) : kLanes;
-    for (int i = 0; i < kLanes; ++i)
-        batch.record[i] = p.entries[2 * (begin + (i < batch.count ? i : 0))] * p.record_stride;
-    const auto field = [&](int f) { return gather(p.records + f, batch.record); };
-    const Pack dx = field(kMeanX) - Pack(tile.x0), mean_y = field(kMeanY), dy = mean_y - Pack(tile.y0);
-    const Pack skew = field(kSkewY), reach = field(kHalfWidth), chord = field(kChordY), extreme = field(kExtremeX);
-    const Pack margin = bound_margin(mean_y, reach * abs_(skew));
+// As `span`, a little wider, with roots by approximation.
+RECON_FN Interval<Pack> span_roughly(Pack low, Pack high, Pack skew, Pack chord, Pack reach, Pack extreme) {
+    const Pack at_last = fmax_(fmin_(-extreme, high), low), at_first = fmax_(fmin_(extreme, high), low);
+    const Pack reach2 = reach * reach, wider = chord * Pack(1.0006f), least(1e-30f);
+    const Pack last = fma_(wider, sqrt_roughly(fmax_(fnma_(at_last, at_last, reach2), least)), -skew * at_last);
+    const Pack first = fma_(wider, sqrt_roughly(fmax_(fnma_(at_first, at_first, reach2), least)), skew * at_first);
+    return {-first, last};
+}
+
+// Finds which blocks a pack of ellipses reaches: along a strip they are those between two rows.
+template <int kMost>
+RECON_FN void find_reached(const Pack (&f)[kRecordLine], Pack dx, Pack dy, Mask exist, int at, Batch<kMost>& batch) {
+    const Pack reach = f[kHalfWidth], outside(-1.0f);
+    const Pack margin = bound_margin(f[kMeanY], reach * abs_(f[kSkewY]));
+    exist = exist & (reach >= Pack(0.0f));
+    Ints words[kBlockWords];
+    for (Ints& word : words) word = ints(0);
     for (int strip = 0; strip < kStrips; ++strip) {
-        const Pack low = Pack(static_cast<float>(strip * kLanes)) - dx;
-        const Interval<Pack> rows = span(low, low + Pack(kLanes - 1.0f), skew, chord, reach, extreme);
-        const Pack alive_first(static_cast<float>(tile.first_alive[strip]));
-        const Pack alive_last(static_cast<float>(tile.last_alive[strip]));
-        const Pack first = fmin_(fmax_(dy + rows.first - margin, alive_first), Pack(kTile));
-        const Pack last = fmin_(fmax_(dy + rows.last + margin, Pack(-1.0f)), alive_last);
-        store(batch.first[strip], ceil_(first));
-        store(batch.last[strip], select(reach >= Pack(0.0f), floor_(last), Pack(-1.0f)));
+        const Pack low = Pack(static_cast<float>(strip * kBlockWide)) - dx;
+        const Interval<Pack> rows =
+            span_roughly(low, low + Pack(kBlockWide - 1.0f), f[kSkewY], f[kChordY], reach, f[kExtremeX]);
+        const Pack first = ceil_(fmin_(fmax_(dy + rows.first - margin, outside), Pack(kTile)));
+        const Pack found = floor_(fmin_(fmax_(dy + rows.last + margin, outside), Pack(kTile)));
+        const Pack last = select(exist & (first <= found), found, outside);
+        for (int down = 0; down < kBlocksPerStrip; ++down) {
+            const int block = strip * kBlocksPerStrip + down;
+            const Mask here = (first <= Pack(static_cast<float>((down + 1) * kBlockHigh - 1))) &
+                              (last >= Pack(static_cast<float>(down * kBlockHigh)));
+            batch.entries[block][at / kLanes] = bits(here);
+            words[block / 32] = set_bit(words[block / 32], here, static_cast<int32_t>(1u << block % 32));
+        }
+    }
+    for (int word = 0; word < kBlockWords; ++word) store(batch.blocks[word] + at, words[word]);
+}
+
+template <int kMost>
+void load_batch(const BlendParams& p, const TileView& tile, int64_t begin, int64_t end, Batch<kMost>& batch) {
+    batch.count = end - begin < kMost ? static_cast<int>(end - begin) : kMost;
+    for (int at = 0; at < batch.count; at += kLanes) {
+        const int count = batch.count - at < kLanes ? batch.count - at : kLanes;
+        for (int i = 0; i < kLanes; ++i)
+            batch.record[at + i] =
+                p.records + static_cast<int64_t>(p.entries[2 * (begin + at + (i < count ? i : 0))]) * p.record_stride;
+        Pack f[kRecordLine];
+        for (int part = 0; part < kRecordLine / kLanes; ++part) {
+            Pack square[kLanes];
+            for (int i = 0; i < kLanes; ++i) square[i] = load(batch.record[at + i] + part * kLanes);
+            transpose(square);
+            for (int i = 0; i < kLanes; ++i) f[part * kLanes + i] = square[i];
+        }
+        const Pack dx = f[kMeanX] - Pack(tile.x0), dy = f[kMeanY] - Pack(tile.y0);
+        const auto put = [&](PairField field, Pack value) { store(batch.fields[field] + at, value); };
+        put(kGrowX, f[kScaleX]);
+        put(kGrowY, f[kScaleX] * f[kSkewX]);
+        put(kOffset, -f[kScaleX] * fma_(f[kSkewX], dy, dx));
+        put(kFall, f[kScaleY]);
+        put(kLow, -f[kScaleY] * dy);
+        put(kTop, f[kLog2Opacity]);
+        find_reached(f, dx, dy, first_lanes(count), at, batch);
     }
 }
 
-// Row by row constants of alpha's exponent; made for a whole batch first, since reading back what was stored just
-// before, piece by piece, stalls.
-struct PairView {
-    float dx, dy;                     // mean minus the centre of the first pixel
-    alignas(64) float offset[kTile];  // w = scale · column + offset
-    alignas(64) float base[kTile];
-    alignas(64) float below[kTile];   // the row minus the mean; set for the backward pass
+// Where the pixels of each block lie in the tile.
+struct PixelTable {
+    alignas(64) float x[kPixels] = {};
+    alignas(64) float y[kPixels] = {};
+    constexpr PixelTable() {
+        for (int i = 0; i < kPixels; ++i) {
+            x[i] = static_cast<float>(i / (kTile * kBlockWide) * kBlockWide + i % kBlockWide);
+            y[i] = static_cast<float>(i / kBlockWide % kTile);
+        }
+    }
 };
-
-RECON_FN void view_pair(const float* record, const TileView& tile, PairView& view) {
-    view.dx = record[kMeanX] - tile.x0;
-    view.dy = record[kMeanY] - tile.y0;
-    for (int part = 0; part < kStrips; ++part) {
-        const Pack below = lane_index() + Pack(static_cast<float>(part * kLanes) - view.dy);
-        store(view.below + part * kLanes, below);
-        store(view.offset + part * kLanes, Pack(record[kScale]) * fma_(Pack(record[kSkewX]), below, Pack(-view.dx)));
-        store(view.base + part * kLanes, fnma_(Pack(record[kFalloff]) * below, below, Pack(record[kLog2Opacity])));
-    }
-}
-
-RECON_FN Pack strip_lanes(int strip) { return lane_index() + Pack(static_cast<float>(strip * kLanes)); }
+constexpr PixelTable kPixelTable;
 
 }  // namespace
 }  // namespace recon

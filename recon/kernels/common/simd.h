@@ -98,9 +98,15 @@ RECON_FN Pack gather(const float* base, const int32_t* index) {
 RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 // c - a * b
 RECON_FN Pack fnma_(Pack a, Pack b, Pack c) { return _mm512_fnmadd_ps(a.v, b.v, c.v); }
+// a * b or c - a * b where the mask is on, elsewhere 0 (or c).
+RECON_FN Pack mul_or_zero(Mask m, Pack a, Pack b) { return _mm512_maskz_mul_ps(m.m, a.v, b.v); }
+RECON_FN Pack fnma_or_zero(Mask m, Pack a, Pack b, Pack c) { return _mm512_maskz_fnmadd_ps(m.m, a.v, b.v, c.v); }
+RECON_FN Pack fnma_or_keep(Mask m, Pack a, Pack b, Pack c) { return _mm512_mask3_fnmadd_ps(a.v, b.v, c.v, m.m); }
 RECON_FN Pack fmin_(Pack a, Pack b) { return _mm512_min_ps(a.v, b.v); }
 RECON_FN Pack fmax_(Pack a, Pack b) { return _mm512_max_ps(a.v, b.v); }
 RECON_FN Pack sqrt_(Pack a) { return _mm512_sqrt_ps(a.v); }
+// √a for a from 1e-30 on, at most 0.05% off.
+RECON_FN Pack sqrt_roughly(Pack a) { return _mm512_mul_ps(a.v, _mm512_rsqrt14_ps(a.v)); }
 RECON_FN Pack abs_(Pack a) { return _mm512_abs_ps(a.v); }
 RECON_FN Pack select(Mask m, Pack a, Pack b) { return _mm512_mask_blend_ps(m.m, b.v, a.v); }
 RECON_FN float sum(Pack a) { return _mm512_reduce_add_ps(a.v); }
@@ -117,6 +123,15 @@ RECON_FN Pack split_exponent(Pack a, Pack& mantissa) {
 }
 RECON_FN Pack round_(Pack a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
+// Whole numbers, as many as floats in a pack.
+struct Ints {
+    __m512i v;
+};
+RECON_FN Ints ints(int32_t a) { return {_mm512_set1_epi32(a)}; }
+RECON_FN void store(int32_t* p, Ints a) { _mm512_storeu_si512(p, a.v); }
+// a | bit where the mask is on.
+RECON_FN Ints set_bit(Ints a, Mask m, int32_t bit) { return {_mm512_mask_or_epi32(a.v, m.m, a.v, ints(bit).v)}; }
+
 #else  // GCC and Clang vector extensions: AVX2 (8 lanes), SSE2 and NEON (4 lanes)
 
 #if defined(__AVX2__)
@@ -127,6 +142,7 @@ inline constexpr int kLanes = 4;
 
 typedef float VecF __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecI __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t VecU __attribute__((vector_size(4 * kLanes)));
 
 struct Mask {
     VecI m;  // each lane 0 or -1
@@ -134,24 +150,26 @@ struct Mask {
     RECON_FN friend Mask operator|(Mask a, Mask b) { return {a.m | b.m}; }
     RECON_FN Mask operator!() const { return {~m}; }
 };
-RECON_FN uint32_t bits(Mask a) {
-    uint32_t r = 0;
-    for (int i = 0; i < kLanes; ++i) r |= (static_cast<uint32_t>(a.m[i]) & 1u) << i;
-    return r;
-}
 #if defined(__AVX2__)
 }  // namespace recon
 #include <immintrin.h>
 namespace recon {
+RECON_FN uint32_t bits(Mask a) { return static_cast<uint32_t>(_mm256_movemask_ps((__m256)a.m)); }
 RECON_FN bool any(Mask a) { return _mm256_movemask_ps((__m256)a.m) != 0; }
 RECON_FN bool all(Mask a) { return _mm256_movemask_ps((__m256)a.m) == 0xff; }
 #elif defined(__SSE2__)
 }  // namespace recon
 #include <emmintrin.h>
 namespace recon {
+RECON_FN uint32_t bits(Mask a) { return static_cast<uint32_t>(_mm_movemask_ps((__m128)a.m)); }
 RECON_FN bool any(Mask a) { return _mm_movemask_ps((__m128)a.m) != 0; }
 RECON_FN bool all(Mask a) { return _mm_movemask_ps((__m128)a.m) == 0xf; }
 #else
+RECON_FN uint32_t bits(Mask a) {
+    uint32_t r = 0;
+    for (int i = 0; i < kLanes; ++i) r |= (static_cast<uint32_t>(a.m[i]) & 1u) << i;
+    return r;
+}
 RECON_FN bool any(Mask a) { return bits(a) != 0; }
 RECON_FN bool all(Mask a) { return bits(a) == (1u << kLanes) - 1; }
 #endif
@@ -200,6 +218,12 @@ RECON_FN void store_masked(float* p, Pack a, Mask m) {
         if (m.m[i]) p[i] = a.v[i];
 #endif
 }
+struct Ints {
+    VecI v;
+};
+RECON_FN Ints ints(int32_t a) { return {VecI{} + a}; }
+RECON_FN void store(int32_t* p, Ints a) { std::memcpy(p, &a.v, sizeof a.v); }
+RECON_FN Ints set_bit(Ints a, Mask m, int32_t bit) { return {a.v | (m.m & bit)}; }
 RECON_FN Pack gather(const float* base, const int32_t* index) {
     Pack r;
     for (int i = 0; i < kLanes; ++i) r.v[i] = base[index[i]];
@@ -207,6 +231,9 @@ RECON_FN Pack gather(const float* base, const int32_t* index) {
 }
 RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return a.v * b.v + c.v; }
 RECON_FN Pack fnma_(Pack a, Pack b, Pack c) { return c.v - a.v * b.v; }
+RECON_FN Pack mul_or_zero(Mask m, Pack a, Pack b) { return (VecF)((VecI)(a.v * b.v) & m.m); }
+RECON_FN Pack fnma_or_zero(Mask m, Pack a, Pack b, Pack c) { return (VecF)((VecI)(c.v - a.v * b.v) & m.m); }
+RECON_FN Pack fnma_or_keep(Mask m, Pack a, Pack b, Pack c) { return c.v - (VecF)((VecI)(a.v * b.v) & m.m); }
 RECON_FN Pack fmin_(Pack a, Pack b) { return a.v < b.v ? a.v : b.v; }
 RECON_FN Pack fmax_(Pack a, Pack b) { return a.v > b.v ? a.v : b.v; }
 RECON_FN Pack select(Mask m, Pack a, Pack b) { return m.m ? a.v : b.v; }
@@ -220,6 +247,15 @@ RECON_FN Pack sqrt_(Pack a) {
     Pack r;
     for (int i = 0; i < kLanes; ++i) r.v[i] = ::sqrtf(a.v[i]);
     return r;
+#endif
+}
+RECON_FN Pack sqrt_roughly(Pack a) {
+#if defined(__AVX2__)
+    return a.v * (VecF)_mm256_rsqrt_ps((__m256)a.v);
+#elif defined(__SSE2__)
+    return a.v * (VecF)_mm_rsqrt_ps((__m128)a.v);
+#else
+    return sqrt_(a);
 #endif
 }
 RECON_FN float sum(Pack a) {
@@ -294,16 +330,16 @@ RECON_FN Pack exp2_(Pack a, Mask m) {
     p = fma_(p, f, Pack(1.0f));
     return _mm512_maskz_scalef_ps(m.m, p.v, a.v);
 #else
-    a = fmax_(fmin_(a, Pack(127.0f)), Pack(-126.0f));
-    const Pack n = round_(a);
-    const Pack f = a - n;
+    // Adding 1.5·2^23 leaves a, rounded, in the low bits; shifted up, they move the exponent of p.
+    const VecF shifted = a.v + 12582912.0f;
+    const Pack f = a.v - (shifted - 12582912.0f);
     // Minimax over [-1/2, 1/2] with p(0) = 1.
     Pack p = fma_(f, Pack(1.326472731307149e-3f), Pack(9.671512991189957e-3f));
     p = fma_(p, f, Pack(5.550733581185341e-2f));
     p = fma_(p, f, Pack(2.4022242426872253e-1f));
     p = fma_(p, f, Pack(6.931470036506653e-1f));
     p = fma_(p, f, Pack(1.0f));
-    return select(m, p * exp2_integral(n), Pack(0.0f));
+    return (VecF)(((VecI)p.v + (VecI)((VecU)shifted << 23)) & m.m);
 #endif
 }
 
