@@ -97,7 +97,7 @@ public:
     }
 
 private:
-    int64_t step() const { return Step ? Step : p_.channels; }
+    int64_t step() const { return Step > 0 ? Step : p_.channels; }
     bool inside(int64_t row) const { return row >= 0 && row < p_.height; }
     float* line(int number) const { return base_ + number * at_.line + at_.margin; }
     float* ring(int first_line, int64_t row, int lines = 1) const {
@@ -197,8 +197,8 @@ private:
     RECON_FN SsimValue<Pack> compare_pack(const float* moments) const {
         const int64_t moment = kGroup * at_.line;
         return ssim_of_moments(SsimMoments<Pack>{
-            filter_along(moments, step()), filter_along(moments + moment, step()),
-            filter_along(moments + 2 * moment, step()), filter_along(moments + 3 * moment, step())});
+            filter_along<Step>(moments, step()), filter_along<Step>(moments + moment, step()),
+            filter_along<Step>(moments + 2 * moment, step()), filter_along<Step>(moments + 3 * moment, step())});
     }
     RECON_FN void store_derivatives(float* out, const SsimValue<Pack>& v) const {
         store(out, v.d_x);
@@ -240,9 +240,9 @@ private:
             total = total + select(counts, abs_(a - b) * w, zero);
             if (!gradient) continue;
             // G∗d_x + 2x·G∗d_xx + y·G∗d_xy, and the sign of L1.
-            const Pack d_x = filter_along(filtered + i, step());
-            const Pack d_xx = filter_along(filtered + kGroup * at_.line + i, step());
-            const Pack d_xy = filter_along(filtered + 2 * kGroup * at_.line + i, step());
+            const Pack d_x = filter_along<Step>(filtered + i, step());
+            const Pack d_xx = filter_along<Step>(filtered + kGroup * at_.line + i, step());
+            const Pack d_xy = filter_along<Step>(filtered + 2 * kGroup * at_.line + i, step());
             const Pack ssim = fma_(b, d_xy, fma_(a + a, d_xx, d_x));
             const Pack slope = select(counts, w * Pack(l1_scale_), zero);
             const Pack l1 = select(a > b, slope, select(a < b, -slope, zero));
@@ -306,7 +306,7 @@ double photometric(const SsimParams& p) {
 #pragma omp for schedule(static, 1) nowait
         for (int64_t band = 0; band < bands; ++band) {
             const int64_t first = band * p.height / bands, last = (band + 1) * p.height / bands;
-            (p.channels == 3 ? run_band<3> : run_band<0>)(p, scratch, first, last, weights);
+            (p.channels == 3 ? run_band<3> : p.channels == 1 ? run_band<1> : run_band<0>)(p, scratch, first, last, weights);
         }
     }
     return p.l1_weight * (sum_rows(p, 2) / total) + p.ssim_weight * (1.0 - sum_rows(p, 1) / total);
