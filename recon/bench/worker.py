@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recon.errors import ReconError
+from recon.kernels.environment import TUNING
 
 TASKS = ("kernels", "scaling")
 
@@ -35,7 +36,7 @@ def call_worker(task: str, settings: Mapping[str, Any], environment: Mapping[str
         input=json.dumps(settings),
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_WAIT_POLICY": "passive", **environment},
+        env={**TUNING, **os.environ, **environment},
         check=False,
     )
     try:

@@ -8,7 +8,6 @@ Only the module of the command that was asked for is imported, so `recon --help`
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from recon.cli.command import BAD_INPUT, DONE, INTERRUPTED, Outcome
 from recon.errors import ReconError
+from recon.kernels.environment import tune
 
 if TYPE_CHECKING:
     from recon.cli.console import TerminalProgress
@@ -49,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"recon: there is no command {words[0]!r}\n\n{_overview()}", file=sys.stderr)
         return BAD_INPUT
-    # Threads that spin while they wait triple the time of a step on a busy machine; OpenMP reads this when it loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    tune()
     return _run(words[0], words[1:])
 
 
