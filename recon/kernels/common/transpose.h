@@ -150,15 +150,19 @@ RECON_FN void store_rows4(float* p, Pack x, Pack y, Pack z, Pack w) {
 
 // kLanes / 4 rows of four numbers, `stride` apart, one after another.
 constexpr int kQuads = kLanes / 4;
-RECON_FN Pack load_quads(const float* p, int64_t stride) {
+// Rows behind the last one whose bit in `rows` is set may not exist: it is read in their place.
+RECON_FN Pack load_quads(const float* p, int64_t stride, uint32_t rows) {
+#if RECON_AVX512 || defined(__AVX2__)
+    const int64_t last = (31 - __builtin_clz(rows)) * stride;
+    const auto row = [&](int64_t k) { return _mm_loadu_ps(p + (k * stride < last ? k * stride : last)); };
+#endif
 #if RECON_AVX512
-    const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1);
-    const __m512 most = _mm512_insertf32x4(low, _mm_loadu_ps(p + 2 * stride), 2);
-    return _mm512_insertf32x4(most, _mm_loadu_ps(p + 3 * stride), 3);
+    const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(row(0)), row(1), 1);
+    return _mm512_insertf32x4(_mm512_insertf32x4(low, row(2), 2), row(3), 3);
 #elif defined(__AVX2__)
-    return (VecF)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1);
+    return (VecF)_mm256_insertf128_ps(_mm256_castps128_ps256(row(0)), row(1), 1);
 #else
-    static_cast<void>(stride);
+    static_cast<void>(stride), static_cast<void>(rows);
     return load(p);
 #endif
 }

@@ -140,8 +140,8 @@ RECON_FN void step_quad(const UpdateParams& p, const Adam& adam, int64_t i, cons
     for (int r = P * kQuads; r < (P + 1) * kQuads; ++r)
         if ((lanes.ahead >> r) & 1u) fetch_trained(p.sh, (i + r + kAhead) * width, 4);
     if (rows == 0) return;
-    const AdamState<Pack> s{load_quads(p.sh.value + at, width), load_quads(p.sh.first_moment + at, width),
-                            load_quads(p.sh.second_moment + at, width)};
+    const AdamState<Pack> s{load_quads(p.sh.value + at, width, rows), load_quads(p.sh.first_moment + at, width, rows),
+                            load_quads(p.sh.second_moment + at, width, rows)};
     const AdamState<Pack> n = adam.step(s, gradient, Pack(p.sh.rate * adam.per_rate));
     const Mask three = mask_from_bits(0x7777u & ((1u << kLanes) - 1));
     store_quads(p.sh.value + at, width, select(three, n.parameter, s.parameter), rows);
@@ -270,6 +270,7 @@ public:
         q.means = q_.means.value, q.quats = q_.quats.value, q.log_scales = q_.log_scales.value;
         q.opacity_logits = q_.opacity_logits.value, q.sh = q_.sh.value;
         q_.seen = p.seen + i;
+        q.count = rows;  // nothing lies ahead of the last pack
     }
     const UpdateParams& params() const { return q_; }
 
