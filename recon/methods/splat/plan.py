@@ -7,30 +7,36 @@ from recon.methods.memory import available_device_bytes, require_memory
 from recon.methods.splat.config import SplatConfig
 from recon.scene import Scene
 
-# Values, two moments and a gradient of 11 + 3 K floats; two floats of statistics; what projection keeps for the way
-# back (about 30 floats and their gradients); and once more the values while density control copies them.
-_FLOATS_PER_GAUSSIAN_FIXED = 5 * 11 + 2 + 60
-_FLOATS_PER_COEFFICIENT = 5 * 3
+# Values and two moments of 11 + 3 K floats on the CPU, where gradients are used up as they arise; elsewhere gradients,
+# and the values once more while density control copies them.
+_COPIES = {"cpu": 3, "cuda": 5}
+_GEOMETRY_FLOATS = 11
+# What a picture knows of each Gaussian: projection, its gradient, the record for blending, statistics.
+_BYTES_PER_GAUSSIAN = 220
 # Picture, alpha, their gradients, the loss's workspace.
 _BYTES_PER_PIXEL = 200
-_TILE_ENTRIES_PER_GAUSSIAN = 40
-_BYTES_PER_TILE_ENTRY = 64
+# Small Gaussians touch two or three tiles; where they are few, they are large, and then a tile lists some hundred.
+_PAIRS_PER_GAUSSIAN = 4
+_PAIRS_PER_TILE = 400
+_TILE_PIXELS = 256
+_BYTES_PER_PAIR = 96
 _PROGRAM_BYTES = 400e6
 
 
-def needed_bytes(scene: Scene, config: SplatConfig) -> dict[str, float]:
-    """Returns an upper estimate of the bytes by what they are for."""
+def needed_bytes(scene: Scene, config: SplatConfig, device: str = "cpu") -> dict[str, float]:
+    """Returns an upper estimate of the bytes by what they are for; `device` is "cpu" or "cuda"."""
     sizes = [frame.camera.fitted(config.long_side) if config.long_side > 0 else frame.camera for frame in scene.frames]
     pixels = [camera.width * camera.height for camera in sizes]
-    coefficients = (config.sh_degree + 1) ** 2
+    most_pixels = max(pixels, default=0)
     count = config.max_gaussians
     if config.density.strategy == "none":
         count = min(count, max(len(scene.points), config.random_points))
-    floats = _FLOATS_PER_GAUSSIAN_FIXED + _FLOATS_PER_COEFFICIENT * coefficients
+    floats = _GEOMETRY_FLOATS + 3 * (config.sh_degree + 1) ** 2
+    pairs = _PAIRS_PER_GAUSSIAN * count + _PAIRS_PER_TILE * most_pixels / _TILE_PIXELS
     return {
-        f"{count:,} Gaussians": count * (4.0 * floats + _TILE_ENTRIES_PER_GAUSSIAN * _BYTES_PER_TILE_ENTRY),
+        f"{count:,} Gaussians": count * (4.0 * floats * _COPIES[device] + _BYTES_PER_GAUSSIAN),
         f"{len(pixels)} photographs": 4.0 * sum(pixels),
-        "rendering one photograph": float(_BYTES_PER_PIXEL * max(pixels, default=0)),
+        "rendering one photograph": _BYTES_PER_PIXEL * most_pixels + _BYTES_PER_PAIR * pairs,
         "the program": _PROGRAM_BYTES,
     }
 
@@ -43,9 +49,10 @@ def check_memory(scene: Scene, config: SplatConfig) -> None:
     """
     from recon.methods.device import choose_device
 
+    device = choose_device(config.device).type
     require_memory(
         f"planning the training on {len(scene.frames)} photographs",
-        needed_bytes(scene, config),
-        available_device_bytes(choose_device(config.device).type),
+        needed_bytes(scene, config, device),
+        available_device_bytes(device),
         "lower --max-gaussians or --long-side",
     )
