@@ -126,7 +126,9 @@ def train_once(scene: Path, out: Path, steps: int, seed: int, settings: TrainSet
     Raises:
         ReconError: the training failed; says what it said.
     """
-    command = [sys.executable, "-m", "recon.cli.main", "train", str(scene), "--out", str(out), "--replace", "--json"]
+    # -P: the same recon as in this process, not one whose sources lie in the working directory.
+    command = [sys.executable, "-P", "-m", "recon.cli.main", "train", str(scene), "--out", str(out)]
+    command += ["--replace", "--json"]
     command += ["--preset", settings.preset, "--steps", str(steps), "--seed", str(seed)]
     # Scoring on the way would be timed; windows of the log become the statistics of steps.
     command += ["--evaluate-every", "0", "--log-every", str(_LOG_EVERY), *shlex.split(settings.options)]

@@ -31,8 +31,9 @@ def call_worker(task: str, settings: Mapping[str, Any], environment: Mapping[str
         ReconError: it failed; says why.
     """
     assert task in TASKS
+    # -P: the same recon as in this process, not one whose sources lie in the working directory.
     done = subprocess.run(
-        [sys.executable, "-m", "recon.bench.worker", task],
+        [sys.executable, "-P", "-m", "recon.bench.worker", task],
         input=json.dumps(settings),
         capture_output=True,
         text=True,
