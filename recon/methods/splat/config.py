@@ -12,7 +12,14 @@ from recon.methods.config import Checked, TrainConfig, ranged
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "draft": {"steps": 600, "max_gaussians": 50_000},
     "normal": {},
-    "best": {"steps": 15_000, "max_gaussians": 250_000},
+    # A long run learns its photographs by heart unless its Gaussians stay faint and small and its harmonics slow.
+    "best": {
+        "steps": 6000,
+        "max_gaussians": 150_000,
+        "rates.color_detail_ratio": 0.05,
+        "density.opacity_penalty": 0.01,
+        "density.scale_penalty": 0.01,
+    },
 }
 """What `--preset` chooses: the options that differ from the defaults below; those of groups as "density.every"."""
 
