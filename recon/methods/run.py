@@ -159,13 +159,7 @@ def train(
     split = _split(scene, config)
     method.check(scene, config)
     document = _document(scene, out, method, config, split)
-    if checkpoint is not None and checkpoint.fingerprint != document["scene_fingerprint"]:
-        raise ReconError(
-            f"resuming the run {out}",
-            "the scene has changed since the checkpoint was written",
-            "the same photographs, cameras and points",
-            "train into another folder, or replace the run (--existing replace)",
-        )
+    _require_same_scene(out, checkpoint, document["scene_fingerprint"])
     finished = _finished_report(out, config) if existing == "resume" else None
     if finished is not None:
         progress.log(f"The run {out} is finished already: {config.steps} steps.")
@@ -179,20 +173,33 @@ def train(
     begun = checkpoint.step if checkpoint is not None else 0
     if result.status == "interrupted":
         raise KeyboardInterrupt(f"stopped after step {result.step} of {config.steps}; its checkpoint is in {out}")
-    status: Literal["finished", "stopped"] = "finished" if result.status == "finished" else "stopped"
-    report = TrainReport(
-        out,
-        status,
-        result.step,
-        result.step - begun,
-        result.seconds,
-        begun,
-        _last_numbers(out),
-        result.held_out_psnr_db,
-    )
-    document = {name: getattr(report, name) for name in _REPORT_KEYS}
-    write_json(out / _REPORT, document, SCHEMA)
+    report = _report(out, result, begun)
+    write_json(out / _REPORT, {name: getattr(report, name) for name in _REPORT_KEYS}, SCHEMA)
     return report
+
+
+def _require_same_scene(out: Path, checkpoint: Checkpoint | None, scene_print: str) -> None:
+    if checkpoint is not None and checkpoint.fingerprint != scene_print:
+        raise ReconError(
+            f"resuming the run {out}",
+            "the scene has changed since the checkpoint was written",
+            "the same photographs, cameras and points",
+            "train into another folder, or replace the run (--replace)",
+        )
+
+
+def _report(out: Path, result: LoopResult, begun: int) -> TrainReport:
+    """Returns what a training came to that began at the step `begun` in this call."""
+    return TrainReport(
+        path=out,
+        status="finished" if result.status == "finished" else "stopped",
+        step=result.step,
+        steps_made=result.step - begun,
+        seconds=result.seconds,
+        resumed_from=begun,
+        numbers=_last_numbers(out),
+        held_out_psnr_db=result.held_out_psnr_db,
+    )
 
 
 def load_run(path: Path | str, scene: Scene | None = None) -> Run:

@@ -5,7 +5,7 @@
     channel = Σ_i T_i alpha_i c_i,  T_1 = 1,  T_{i+1} = T_i (1 - alpha_i),  as long as T_i >= 1e-4
 
 Source: Kerbl et al., "3D Gaussian splatting", 2023; the absolute gradients are those of AbsGS (Ye et al. 2024).
-Background is not added here: channels are premultiplied, and alpha comes with them.
+`blend` adds no background: channels are premultiplied, and alpha comes with them.  `blend_forward_into` can.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.binning.op import TILE_SIZE, TileLists
 from recon.kernels.checks import check_tensor
 from recon.kernels.native import native
+from recon.kernels.projection.types import ProjectedGradients
 from recon.kernels.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Blended:
     """One picture.
 
     Attributes:
-        channels: [H, W, D], premultiplied by alpha.
+        channels: [H, W, D], premultiplied by alpha, plus the background where one was given.
         alpha: [H, W].
         median_depth: [H, W], depth of the Gaussian at which transmittance falls to one half, 0 where it never does;
             not differentiable.  None unless asked for.
@@ -148,23 +149,6 @@ class DensityAccumulators:
     most_weight: torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class ProjectedGradient:
-    """Gradient of a loss by what was blended.  Rows of Gaussians that no tile lists are of no meaning.
-
-    Attributes:
-        means_px: [N, 2].
-        conics: [N, 3].
-        opacities: [N].
-        colors: [N, D], by the channels.
-    """
-
-    means_px: torch.Tensor
-    conics: torch.Tensor
-    opacities: torch.Tensor
-    colors: torch.Tensor
-
-
 @dataclass(frozen=True)
 class PairCounts:
     """How much work a picture is.
@@ -218,7 +202,7 @@ def blend_backward_into(
     grad_channels: torch.Tensor,
     workspace: Workspace,
     accumulators: DensityAccumulators | None = None,
-) -> ProjectedGradient:
+) -> ProjectedGradients:
     """Differentiates what `blend_forward_into` has just blended with the same arguments and the same workspace.
 
     Behind the picture is the background that it was composited with; alpha takes no gradient of its own.
@@ -229,6 +213,10 @@ def blend_backward_into(
         grad_channels: [H, W, D] dL/d channels.
         workspace: the one of the forward pass; keeps the result until the next call with it.
         accumulators: density statistics to add to.  Without them none are computed.
+
+    Returns:
+        Gradients by means_px, conics, opacities and, as `colors` [N, D], by the channels.  Rows of Gaussians that no
+        tile lists are of no meaning.
     """
     height, width, _ = blended.channels.shape
     assert grad_channels.shape == blended.channels.shape
@@ -250,7 +238,7 @@ def blend_backward_into(
             setattr(params, name, tensor.data_ptr())
         statistics = native().blend_statistics
     _backward(params, out, tiles, statistics, workspace.take)
-    return ProjectedGradient(*out)
+    return ProjectedGradients(*out)
 
 
 def count_pairs(projected: Projected, channels: torch.Tensor, tiles: TileLists, width: int, height: int) -> PairCounts:

@@ -64,7 +64,8 @@ class Projected:
 
 @dataclass(frozen=True, eq=False)
 class ProjectedGradients:
-    """Gradients of a loss by the fields of `Projected`, in their shapes; None counts as zero."""
+    """Gradients of a loss by the fields of `Projected`, in their shapes (colours may be any channels that were blended
+    in their place, [N, D]); None counts as zero."""
 
     means_px: torch.Tensor | None = None
     conics: torch.Tensor | None = None

@@ -11,14 +11,14 @@ The functions here are internal: they assert what they are given.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
 from recon.cameras import Camera
 from recon.kernels.native import native
 from recon.kernels.projection.op import projection_params
-from recon.kernels.projection.types import Projected, ProjectionOptions
+from recon.kernels.projection.types import Projected, ProjectedGradients, ProjectionOptions
 from recon.splats import Splats
 
 TRAINED = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -81,25 +81,12 @@ class UpdateRates:
     view_gradient: bool = True
 
 
-class ScreenGradient(Protocol):
-    """Gradients of the loss by what was projected, float32 contiguous in the shapes of `Projected`."""
-
-    @property
-    def means_px(self) -> torch.Tensor | None: ...
-    @property
-    def conics(self) -> torch.Tensor | None: ...
-    @property
-    def opacities(self) -> torch.Tensor | None: ...
-    @property
-    def colors(self) -> torch.Tensor | None: ...
-
-
 def update_splats(
     splats: Splats,
     moments: Moments,
     projected: Projected,
     seen: torch.Tensor,
-    gradient: ScreenGradient,
+    gradient: ProjectedGradients,
     cam_from_world: torch.Tensor,
     camera: Camera,
     options: ProjectionOptions,
@@ -141,6 +128,13 @@ def update_splats(
     params.projection = projection
     flags = seen.view(torch.uint8) if seen.dtype == torch.bool else seen
     params.seen = _pointer(flags, (count,), torch.uint8)
+    _fill(params, splats, moments, rates)
+    module.update_splats(params)
+    return None if pose is None else pose.to(torch.float32)
+
+
+def _fill(params: Any, splats: Splats, moments: Moments, rates: UpdateRates) -> None:
+    """Sets what is stepped, and by how much."""
     for name in TRAINED:
         value, moment = getattr(splats, name), getattr(moments, name)
         rows = getattr(params, name)
@@ -153,8 +147,6 @@ def update_splats(
     params.bias_correction1 = 1 - rates.beta1**rates.step
     params.bias_correction2 = 1 - rates.beta2**rates.step
     params.opacity_penalty, params.scale_penalty = rates.opacity_penalty, rates.scale_penalty
-    module.update_splats(params)
-    return None if pose is None else pose.to(torch.float32)
 
 
 def _pointer(tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:

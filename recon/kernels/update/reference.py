@@ -11,8 +11,8 @@ from recon.cameras import Camera
 from recon.kernels.adam.op import AdamHyper
 from recon.kernels.adam.reference import adam_step_reference
 from recon.kernels.projection.reference import project_reference
-from recon.kernels.projection.types import Projected, ProjectionOptions
-from recon.kernels.update.op import TRAINED, Moments, ScreenGradient, UpdateRates
+from recon.kernels.projection.types import Projected, ProjectedGradients, ProjectionOptions
+from recon.kernels.update.op import TRAINED, Moments, UpdateRates
 from recon.splats import Splats
 
 
@@ -21,7 +21,7 @@ def update_splats_reference(
     moments: Moments,
     projected: Projected,
     seen: torch.Tensor,
-    gradient: ScreenGradient,
+    gradient: ProjectedGradients,
     cam_from_world: torch.Tensor,
     camera: Camera,
     options: ProjectionOptions,

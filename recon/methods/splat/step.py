@@ -146,7 +146,6 @@ class AutogradStep:
         self._backend = backend
         # gsplat rasterizes only; the loss and the optimiser are our own on every device.
         self._kernels: Backend = "reference" if backend == "reference" else "auto"
-        self._column_scale: torch.Tensor | None = None
 
     def make(self, parameters: SplatParameters, request: StepRequest) -> float:
         options = RasterizeOptions(background=request.background, sh_degree=request.sh_degree)
