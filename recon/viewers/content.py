@@ -30,6 +30,7 @@ class Content:
         scene: cameras with their photographs, sparse points.
         mesh: triangles.
         renderer: what exact pictures are made with.
+        run_path: the folder of the training run, beside whose files edits and camera paths are kept; None without one.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Content:
     scene: Scene | None = None
     mesh: Mesh | None = None
     renderer: Renderer | None = None
+    run_path: Path | None = None
 
 
 def load_content(path: Path, progress: Progress = SILENT) -> Content:
@@ -90,7 +92,7 @@ def _load_folder(path: Path, doing: str, progress: Progress) -> Content:
         progress.log(f"{training} holds no splats.ply yet: training has not finished. Showing the scene alone.")
     if splats is None and scene is None and mesh is None:
         raise ReconError(doing, "there is nothing to see in it yet", "a finished run or a scene")
-    return Content(path.resolve().name, splats, scene, mesh)
+    return Content(path.resolve().name, splats, scene, mesh, run_path=training if is_run else None)
 
 
 def _scene_of_run(run: Path) -> Path | None:

@@ -104,6 +104,11 @@ class ExactPictures:
         """When pictures are made."""
         return self._mode
 
+    @property
+    def renderer(self) -> Renderer | None:
+        """What is shown."""
+        return self._renderer
+
     def switch(self, mode: Mode) -> None:
         """Chooses when pictures are made; those that are no longer wanted are cleared from every browser."""
         with self._changed:

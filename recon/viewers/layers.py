@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from recon.cameras import Camera
 from recon.progress import SILENT, Progress
-from recon.scene import Frame, Scene, SparsePoints
+from recon.scene import Frame, Scene, Similarity, SparsePoints
 from recon.surface.mesh import Mesh
 from recon.viewers.browser_splats import browser_splats
 from recon.viewers.stage import Stage
@@ -47,22 +48,24 @@ class SplatLayer:
         progress: Progress = SILENT,
         limit: int = MOST_SPLATS,
     ) -> None:
-        self._stage = stage
-        self._prepared = browser_splats(splats, cameras, limit)
+        self._stage, self._cameras, self._limit = stage, cameras, limit
+        self.prepared = browser_splats(splats, cameras, limit)
         self._visible = True
         self._covered: set[int] = set()
+        self._clients: dict[int, Any] = {}
         self.handles: dict[int, Any] = {}
-        if self._prepared.left_out:
-            shown = len(self._prepared.centers)
+        if self.prepared.left_out:
+            shown = len(self.prepared.centers)
             progress.log(
-                f"The browser gets the {shown:,} most visible of {shown + self._prepared.left_out:,} splats; "
+                f"The browser gets the {shown:,} most visible of {shown + self.prepared.left_out:,} splats; "
                 "the exact picture uses all of them."
             )
         server.on_client_connect(self._connected)
         server.on_client_disconnect(lambda client: self._disconnected(client.client_id))
 
     def _connected(self, client: Any) -> None:
-        prepared = self._prepared
+        prepared = self.prepared
+        self._clients[client.client_id] = client
         self.handles[client.client_id] = client.scene.add_gaussian_splats(
             "/splats",
             prepared.centers,
@@ -70,12 +73,19 @@ class SplatLayer:
             prepared.colors,
             prepared.opacities,
             scale=prepared.node_scale * self._stage.scale,
-            visible=self._visible,
+            visible=self._visible and client.client_id not in self._covered,
         )
 
     def _disconnected(self, client_id: int) -> None:
         self.handles.pop(client_id, None)
+        self._clients.pop(client_id, None)
         self._covered.discard(client_id)
+
+    def replace(self, splats: Splats) -> None:
+        """Shows other splats, in every browser."""
+        self.prepared = browser_splats(splats, self._cameras, self._limit)
+        for client in list(self._clients.values()):
+            self._connected(client)
 
     @property
     def visible(self) -> bool:
@@ -176,7 +186,7 @@ class CameraLayer:
     """
 
     def __init__(self, server: viser.ViserServer, stage: Stage, scene: Scene, progress: Progress = SILENT) -> None:
-        self._stage = stage
+        self._stage, self._scene = stage, scene
         self._visible = True
         self._near: frozenset[int] = frozenset()
         self._size = frustum_scale(scene) * stage.scale
@@ -228,6 +238,22 @@ class CameraLayer:
         for index in changed:
             self.handles[index].visible = self._visible and index not in near
 
+    @property
+    def visible(self) -> bool:
+        """Whether the cameras that are not too near are seen."""
+        return self._visible
+
+    def set_world(self, new_from_opened: Similarity) -> None:
+        """Moves all cameras from where they were opened."""
+        scene = moved_scene(self._scene, new_from_opened)
+        self._size = frustum_scale(scene) * self._stage.scale
+        self.cameras = [frame.camera for frame in scene.frames]
+        self._positions = scene.camera_centers * self._stage.scale
+        for handle, camera, position in zip(self.handles, self.cameras, self._positions):
+            handle.wxyz = quaternion_wxyz(camera.world_from_cam[:3, :3])
+            handle.position = position
+            handle.scale = self._size
+
     def set_visible(self, visible: bool) -> None:
         """Shows or hides all cameras."""
         self._visible = visible
@@ -273,6 +299,23 @@ def _load_thumbnails(frames: list[tuple[Frame, Any]], stop: threading.Event) -> 
         picture = thumbnail(frame)
         if picture is not None and not stop.is_set():
             handle.image = picture
+
+
+def move_node(handle: Any, new_from_opened: Similarity, stage: Stage) -> None:
+    """Moves a node whose vertices are in the opened world's browser units."""
+    handle.wxyz = quaternion_wxyz(np.asarray(new_from_opened.rotation))
+    handle.position = np.asarray(new_from_opened.translation) * stage.scale
+    handle.scale = new_from_opened.scale
+
+
+def moved_scene(scene: Scene, new_from_opened: Similarity) -> Scene:
+    """Returns the cameras and points of a scene in another world."""
+    frames = tuple(
+        replace(frame, camera=frame.camera.with_pose(new_from_opened.apply_to_pose(frame.camera.cam_from_world)))
+        for frame in scene.frames
+    )
+    points = replace(scene.points, positions=new_from_opened.apply(scene.points.positions))
+    return replace(scene, frames=frames, points=points)
 
 
 def fly_to(client: Any, stage: Stage, camera: Camera, seconds: float = 0.6) -> None:

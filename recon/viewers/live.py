@@ -55,11 +55,16 @@ class LiveViewer:
         """
         self._waiting = _Waiting()
         content = Content(title, scene=scene, renderer=self._waiting)
-        self._viewer = Viewer(content, host, port, progress, picture="exact")
-        self._viewer.exact.share_of_time = RENDER_SHARE
         self.paused = False
         self.stopped = False
-        self._panel = _TrainingPanel(self._viewer.server.gui, self)
+        self._panel: _TrainingPanel
+
+        def make_panel(viewer: Viewer) -> _TrainingPanel:
+            self._panel = _TrainingPanel(viewer, self)
+            return self._panel
+
+        self._viewer = Viewer(content, host, port, progress, "exact", [make_panel])
+        self._viewer.exact.share_of_time = RENDER_SHARE
 
     @staticmethod
     def for_scene(
@@ -114,7 +119,6 @@ class LiveViewer:
 
     def close(self) -> None:
         """Closes the viewer."""
-        self._panel.close()
         self._viewer.close()
 
     def __enter__(self) -> LiveViewer:
@@ -199,12 +203,13 @@ class Metrics:
 class _TrainingPanel:
     """The buttons, the numbers and the curve.  A thread of its own writes them: the training's only leaves notes."""
 
-    def __init__(self, gui: Any, live: LiveViewer) -> None:
+    def __init__(self, viewer: Viewer, live: LiveViewer) -> None:
         self._live = live
         self._note: tuple[int, _Watch] | None = None
         self._changed = threading.Event()
         self._closing = False
-        with gui.add_folder("Training", order=-1):
+        gui: Any = viewer.server.gui
+        with viewer.tabs["Training"]:
             self._text = gui.add_markdown("Waiting for the first step.")
             self._bar = gui.add_progress_bar(0.0)
             empty = np.zeros(1)

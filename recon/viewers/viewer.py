@@ -10,21 +10,28 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from recon.progress import SILENT, Progress
+from recon.rasterization import SplatRenderer
+from recon.scene import Scene, Similarity
 from recon.viewers.content import Content, load_content
-from recon.viewers.exact import ExactPictures, Mode
-from recon.viewers.layers import CameraLayer, SplatLayer, add_mesh, add_points
+from recon.viewers.exact import ExactPictures, Mode, camera_of
+from recon.viewers.layers import CameraLayer, SplatLayer, add_mesh, add_points, move_node, moved_scene
+from recon.viewers.picking import surface_at
 from recon.viewers.server import close_server, open_server, url_of
 from recon.viewers.stage import Stage, find_stage
 
 if TYPE_CHECKING:
     from recon.render import Renderer
+    from recon.splats import Splats
+
+FloatArray = npt.NDArray[np.float64]
 
 Picture = Literal["both", "exact", "splats", "nothing"]
 
@@ -39,8 +46,49 @@ CANVAS_COLOR = (20 / 255, 20 / 255, 20 / 255)
 """The browser's own background, so that the exact picture and the browser's splats differ in nothing else."""
 
 
+class Panel(Protocol):
+    """A part of the viewer's panel: made with the viewer, it fills the tab that it is of."""
+
+    def close(self) -> None:
+        """Ends what it does in the background."""
+
+
+def make_panels(viewer: Viewer) -> list[Panel]:
+    """Makes the panels in the order of their tabs; one that has nothing to offer asks for no tab."""
+    from recon.viewers.view_panel import ViewPanel
+
+    return [
+        ViewPanel(viewer),
+    ]
+
+
+class Tabs:
+    """The tabs beside the picture, by name ("View", "Edit", ...); one is there from the first time it is asked for."""
+
+    def __init__(self, gui: Any) -> None:
+        self._group = gui.add_tab_group()
+        self._tabs: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._tabs:
+            self._tabs[name] = self._group.add_tab(name)
+        return self._tabs[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tabs
+
+
 class Viewer:
-    """An open viewer.  Its switches may be set from Python as well as in the browser."""
+    """An open viewer.  Its switches may be set from Python as well as in the browser.
+
+    Attributes:
+        content: what was opened, which never changes.
+        stage: the browser's units.
+        server: viser's server.
+        tabs: where panels put their controls.
+        layers: "splats", "mesh", "points" and "cameras", as far as there are any.
+        exact: our own pictures.
+    """
 
     def __init__(
         self,
@@ -49,6 +97,7 @@ class Viewer:
         port: int = 8080,
         progress: Progress = SILENT,
         picture: Picture | None = None,
+        first_panels: Sequence[Callable[[Viewer], Panel]] = (),
     ) -> None:
         """Opens the viewer.
 
@@ -58,6 +107,7 @@ class Viewer:
             port: the port, or the first one tried; 0 takes any.
             progress: hears what was left out, and another port than the wanted one.
             picture: what is seen at first; None takes the best there is.
+            first_panels: makers of panels that stand before the usual ones.
 
         Raises:
             ReconError: the host is not loopback, or no port is free.
@@ -66,23 +116,74 @@ class Viewer:
         self.stage: Stage = find_stage(content)
         self.server = open_server(host, port, "recon", progress)
         self.layers: dict[str, Any] = {}
+        self.picture: Picture = "nothing"
+        self._splats = content.splats
+        self._world = Similarity()
+        self._panels: list[Panel] = []
+        self._listeners: list[Callable[[], None]] = []
         self._closed = threading.Event()
         try:
             self._set_first_view()
-            renderer = content.renderer or _splat_renderer(content)
+            renderer = content.renderer or _splat_renderer(content.splats)
             self.exact = ExactPictures(self.server, self.stage, renderer, CANVAS_COLOR)
             self._add_layers(progress)
-            self._add_panel(renderer is not None)
+            available = list(self.pictures().values())
+            self.set_picture(picture if picture is not None and picture in available else available[0])
+            self.server.gui.add_markdown(_summary(self.content))
+            self.tabs = Tabs(self.server.gui)
+            self._panels += [make(self) for make in first_panels]
+            self._panels += make_panels(self)
         except BaseException:
-            close_server(self.server)
+            self.close()
             raise
-        available = list(self._choices(renderer is not None).values())
-        self.set_picture(picture if picture is not None and picture in available else available[0])
 
     @property
     def url(self) -> str:
         """The address to open."""
         return url_of(self.server)
+
+    @property
+    def run_path(self) -> Path | None:
+        """The training run that is shown; None for files and scenes alone."""
+        return self.content.run_path
+
+    @property
+    def splats(self) -> Splats | None:
+        """The splats as they are shown now."""
+        return self._splats
+
+    @property
+    def scene(self) -> Scene | None:
+        """The scene in the world that is shown now."""
+        return None if self.content.scene is None else moved_scene(self.content.scene, self._world)
+
+    def set_splats(self, splats: Splats) -> None:
+        """Replaces the splats in both renderings, in every browser."""
+        self._splats = splats
+        self.exact.show(SplatRenderer(splats))
+        if "splats" in self.layers:
+            self.layers["splats"].replace(splats)
+
+    def set_world(self, new_from_opened: Similarity) -> None:
+        """Moves cameras, points and mesh from where they were opened; splats are given by `set_splats`."""
+        self._world = new_from_opened
+        for name in ("points", "mesh"):
+            if name in self.layers:
+                move_node(self.layers[name], new_from_opened, self.stage)
+        if "cameras" in self.layers:
+            self.layers["cameras"].set_world(new_from_opened)
+
+    def depth_at(self, client: Any, x_px: float, y_px: float) -> FloatArray | None:
+        """Returns the point of the surface under a pixel of a browser's window, [3] in the world; None for nothing.
+
+        Args:
+            client: the browser.
+            x_px, y_px: from the window's top left corner, in the pixels of `client.camera.image_width`.
+        """
+        renderer = self.exact.renderer
+        if renderer is None:
+            return None
+        return surface_at(renderer, camera_of(client, self.stage), x_px, y_px)
 
     def __enter__(self) -> Viewer:
         return self
@@ -100,11 +201,18 @@ class Viewer:
         if self._closed.is_set():
             return
         self._closed.set()
-        self.exact.close()
+        for panel in self._panels:
+            panel.close()
+        if hasattr(self, "exact"):
+            self.exact.close()
         cameras = self.layers.get("cameras")
         if cameras is not None:
             cameras.close()
         close_server(self.server)
+
+    def on_switch(self, listener: Callable[[], None]) -> None:
+        """Has a panel told when a layer or the picture was switched, by whomever."""
+        self._listeners.append(listener)
 
     def set_layer(self, name: str, visible: bool) -> None:
         """Shows or hides the layer "points", "cameras" or "mesh"."""
@@ -113,23 +221,26 @@ class Viewer:
             layer.set_visible(visible)
         else:
             layer.visible = visible
-        self._checkboxes[name].value = visible
+        self._tell()
 
     def set_picture(self, picture: Picture) -> None:
         """Chooses between the exact picture, the browser's splats, both by turns and neither."""
         modes: dict[Picture, Mode] = {"both": "resting", "exact": "always", "splats": "off", "nothing": "off"}
+        self.picture = picture
         if "splats" in self.layers:
             self.layers["splats"].visible = picture in ("both", "splats")
         self.exact.switch(modes[picture])
-        label = next(label for label, value in PICTURES.items() if value == picture)
-        if self._dropdown is not None and self._dropdown.value != label:
-            self._dropdown.value = label
+        self._tell()
 
-    def _choices(self, has_renderer: bool) -> dict[str, Picture]:
+    def pictures(self) -> dict[str, Picture]:
         """Returns what there is to choose from, by label."""
-        has_splats = "splats" in self.layers
+        has_splats, has_renderer = "splats" in self.layers, self.exact.renderer is not None
         available = {"both": has_renderer and has_splats, "exact": has_renderer, "splats": has_splats, "nothing": True}
         return {label: value for label, value in PICTURES.items() if available[value]}
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def _set_first_view(self) -> None:
         first, stage = self.server.initial_camera, self.stage
@@ -155,37 +266,6 @@ class Viewer:
         if scene is not None and scene.frames:
             self.layers["cameras"] = CameraLayer(server, stage, scene, progress)
 
-    def _layer_switched(self, name: str) -> Callable[[Any], None]:
-        return lambda event: self.set_layer(name, event.target.value)
-
-    def _add_panel(self, has_renderer: bool) -> None:
-        gui = self.server.gui
-        self._checkboxes: dict[str, Any] = {}
-        self._dropdown: Any = None
-        gui.add_markdown(_summary(self.content))
-        choices = self._choices(has_renderer)
-        with gui.add_folder("Layers"):
-            if len(choices) > 1:
-                self._dropdown = gui.add_dropdown(
-                    "Picture",
-                    tuple(choices),
-                    hint="The browser draws splats fast but without view-dependent colour; the exact picture, "
-                    "rendered by recon, shows what was trained.",
-                )
-                self._dropdown.on_update(lambda event: self.set_picture(choices[event.target.value]))
-            for name in ("cameras", "points", "mesh"):
-                if name in self.layers:
-                    visible = True if name == "cameras" else bool(self.layers[name].visible)
-                    box = gui.add_checkbox(name.capitalize(), visible)
-                    self._checkboxes[name] = box
-                    box.on_update(self._layer_switched(name))
-            if "points" in self.layers:
-                size = gui.add_slider("Point size", 0.2, 5.0, 0.1, 1.0)
-                base = self.layers["points"].point_size
-                size.on_update(lambda event: setattr(self.layers["points"], "point_size", base * event.target.value))
-        with gui.add_folder("View"):
-            gui.add_button("Level the horizon").on_click(lambda event: level(event.client))
-
 
 def level(client: Any) -> None:
     """Turns a browser's camera upright without moving it."""
@@ -194,13 +274,9 @@ def level(client: Any) -> None:
         client.camera.up_direction = (0.0, 0.0, 1.0)
 
 
-def _splat_renderer(content: Content) -> Renderer | None:
-    """Returns a renderer of the content's splats."""
-    if content.splats is None or not len(content.splats):
-        return None
-    from recon.rasterization import SplatRenderer
-
-    return SplatRenderer(content.splats)
+def _splat_renderer(splats: Splats | None) -> Renderer | None:
+    """Returns a renderer of splats where there are any."""
+    return None if splats is None or not len(splats) else SplatRenderer(splats)
 
 
 def _summary(content: Content) -> str:
