@@ -6,9 +6,10 @@
 namespace recon {
 namespace {
 
-// What a pair contributes to its Gaussian's gradient: moments of h over its pixels in the Gaussian's own coordinates
-// (w, u), channels and statistics.
-enum PairGradient { kH, kHw, kHu, kHww, kHwu, kHuu, kPairChannels };
+// What a pair contributes to its Gaussian's gradient: moments of h over its pixels, channels and statistics.  First
+// moments are in the Gaussian's own coordinates (w, u), where a needle's slopes do not cancel; second moments have the
+// distance dx instead of w, since a slanted Gaussian's w is the difference of what may be far larger than dx.
+enum PairGradient { kH, kHw, kHu, kHxx, kHxu, kHuu, kPairChannels };
 enum PairStatistic { kAbsX, kAbsY, kWeightSum, kWeightMax, kPairStatistics };
 
 constexpr int kBackwardBatch = 32;
@@ -78,7 +79,7 @@ void backward_pair(const BlendParams& p, const BackwardPairs& batch, int i, uint
     const int d = channel_count<D>(p), sums = sum_count<D, kStatistics>(d);
     const auto field = [&](PairField f) { return Pack(batch.fields[f][i]); };
     const Pack grow_x = field(kGrowX), grow_y = field(kGrowY), offset = field(kOffset), fall = field(kFall);
-    const Pack low = field(kLow), top = field(kTop);
+    const Pack low = field(kLow), top = field(kTop), mean_x = field(kPlaceX);
     const Pack threshold(p.log2_cutoff), opaque(kMinTransmittance), most(kMaxAlpha), zero(0.0f);
     float *const transmittance = t.transmittance, *const rests = t.rest, *const channels = t.channels;
     const float* record_color = batch.record[i] + kRecordChannels;
@@ -92,8 +93,8 @@ void backward_pair(const BlendParams& p, const BackwardPairs& batch, int i, uint
         uint32_t left = static_cast<uint32_t>(batch.blocks[word][i]) & static_cast<uint32_t>(lit >> 32 * word);
         for (; left != 0; left &= left - 1) {
             const int64_t at = (word * 32 + __builtin_ctz(left)) * kLanes;
-            const Pack y = load(kPixelTable.y + at), before = load(transmittance + at);
-            const Pack w = fma_(grow_x, load(kPixelTable.x + at), fma_(grow_y, y, offset)), u = fma_(fall, y, low);
+            const Pack x = load(kPixelTable.x + at), y = load(kPixelTable.y + at), before = load(transmittance + at);
+            const Pack w = fma_(grow_x, x, fma_(grow_y, y, offset)), u = fma_(fall, y, low);
             const Pack exponent = log2_alpha(w, u, top);
             const Mask near = exponent >= threshold, alive = before >= opaque;
             const Pack raw = exp2_(exponent, near), alpha = fmin_(raw, most);
@@ -113,14 +114,15 @@ void backward_pair(const BlendParams& p, const BackwardPairs& batch, int i, uint
             const Pack rest = fnma_(weight, v, load(rests + at));
             store(rests + at, rest);
             const Pack h = log_alpha_gradient(alive & (raw <= most), weight, alpha, v, rest);
-            const Pack hw = h * w, hu = h * u;
+            const Pack dx = x - mean_x, hu = h * u, hx = h * dx;
             moment[kH] = moment[kH] + h;
-            moment[kHw] = moment[kHw] + hw;
+            moment[kHw] = fma_(h, w, moment[kHw]);
             moment[kHu] = moment[kHu] + hu;
-            moment[kHww] = fma_(hw, w, moment[kHww]);
-            moment[kHwu] = fma_(hw, u, moment[kHwu]);
+            moment[kHxx] = fma_(hx, dx, moment[kHxx]);
+            moment[kHxu] = fma_(hx, u, moment[kHxu]);
             moment[kHuu] = fma_(hu, u, moment[kHuu]);
             if constexpr (kStatistics) {
+                const Pack hw = h * w;
                 abs_x = abs_x + abs_(hw);
                 abs_y = abs_y + abs_(fma_(grow_y, hw, fall * hu));
                 weight_sum = weight_sum + weight;
@@ -296,7 +298,7 @@ RECON_FN void write_statistics(const BlendParams& p, const Rows& rows, Mask touc
 }
 
 // Turns moments into gradients.  With s and t the scales of w and u, a dx + b dy = 2 ln 2 s w,
-// c dy + b dx = b/a (a dx + b dy) + 2 ln 2 t u, dx = w/s − b/a dy and dy = u/t.
+// c dy + b dx = b/a (a dx + b dy) + 2 ln 2 t u, and dy = u/t.
 template <int D, bool kStatistics>
 void write_gradients(const BlendParams& p, const Rows& rows, float* totals) {
     const int d = channel_count<D>(p);
@@ -314,10 +316,8 @@ void write_gradients(const BlendParams& p, const Rows& rows, float* totals) {
     const Pack scale_x = record(kScaleX), scale_y = record(kScaleY), skew = record(kSkewX);
     const Pack along_x = Pack(2.0f * kLn2) * scale_x * total(kHw), along_y = Pack(2.0f * kLn2) * scale_y * total(kHu);
     rows.put2(p.grad_means_px, along_x, fma_(skew, along_x, along_y));
-    const Pack one_x = Pack(1.0f) / scale_x, one_y = Pack(1.0f) / scale_y;
-    const Pack yy = total(kHuu) * one_y * one_y, wy = total(kHwu) * one_x * one_y, ww = total(kHww) * one_x * one_x;
-    const Pack xx = fnma_(skew, fnma_(skew, yy, wy + wy), ww);
-    rows.put3(p.grad_conics, known(Pack(-0.5f) * xx), known(fma_(skew, yy, -wy)), known(Pack(-0.5f) * yy));
+    const Pack one_y = Pack(1.0f) / scale_y, yy = total(kHuu) * one_y * one_y;
+    rows.put3(p.grad_conics, Pack(-0.5f) * total(kHxx), known(-total(kHxu) * one_y), known(Pack(-0.5f) * yy));
     rows.put(p.grad_opacities, known(total(kH) / rows.get(p.opacities)));
     if constexpr (D == 3) {
         rows.put3(p.grad_channels, total(kPairChannels), total(kPairChannels + 1), total(kPairChannels + 2));

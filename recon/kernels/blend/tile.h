@@ -258,8 +258,9 @@ struct Scratch {
 
 // ---- Gaussians as a tile sees them ---------------------------------------------------------------------------------
 
-// Alpha of a pixel at (X, Y) in the tile is 2^(top − w² − u²), w = grow_x X + grow_y Y + offset, u = fall Y + low.
-enum PairField { kGrowX, kGrowY, kOffset, kFall, kLow, kTop, kPairFields };
+// Alpha of a pixel at (X, Y) in the tile is 2^(top − w² − u²), w = grow_x X + grow_y Y + offset, u = fall Y + low;
+// place_x is the mean's X.
+enum PairField { kGrowX, kGrowY, kOffset, kFall, kLow, kTop, kPlaceX, kPairFields };
 
 constexpr int kBlockWords = (kBlocks + 31) / 32;
 
@@ -346,6 +347,7 @@ void load_batch(const BlendParams& p, const TileView& tile, int64_t begin, int64
         put(kFall, f[kScaleY]);
         put(kLow, -f[kScaleY] * dy);
         put(kTop, f[kLog2Opacity]);
+        put(kPlaceX, dx);
         find_reached(f, dx, dy, first_lanes(count), at, batch);
     }
 }

@@ -229,8 +229,14 @@ RECON_FN Pack gather(const float* base, const int32_t* index) {
     for (int i = 0; i < kLanes; ++i) r.v[i] = base[index[i]];
     return r;
 }
+#if defined(__FMA__)
+// Said outright, so that what a number is does not depend on what else the compiler does with its product.
+RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return (VecF)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v); }
+RECON_FN Pack fnma_(Pack a, Pack b, Pack c) { return (VecF)_mm256_fnmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v); }
+#else
 RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return a.v * b.v + c.v; }
 RECON_FN Pack fnma_(Pack a, Pack b, Pack c) { return c.v - a.v * b.v; }
+#endif
 RECON_FN Pack mul_or_zero(Mask m, Pack a, Pack b) { return (VecF)((VecI)(a.v * b.v) & m.m); }
 RECON_FN Pack fnma_or_zero(Mask m, Pack a, Pack b, Pack c) { return (VecF)((VecI)(c.v - a.v * b.v) & m.m); }
 RECON_FN Pack fnma_or_keep(Mask m, Pack a, Pack b, Pack c) { return c.v - (VecF)((VecI)(a.v * b.v) & m.m); }
