@@ -9,7 +9,7 @@ file that collects the largest errors in units of what is allowed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -44,7 +44,9 @@ from recon.splats import Splats
 BLOCK = 20
 FIRST = int(os.environ.get("RECON_FUZZ_FIRST", "0"))
 COUNT = int(os.environ.get("RECON_FUZZ", "100"))
-BLOCKS = [range(FIRST + at, FIRST + min(at + BLOCK, COUNT)) for at in range(0, COUNT, BLOCK)]
+BLOCKS: list[Sequence[int]] = [range(FIRST + at, FIRST + min(at + BLOCK, COUNT)) for at in range(0, COUNT, BLOCK)]
+# Found before: gradients by the conic of huge slanted Gaussians, which cancelled.
+FOUND = (300268, 300406, 301269)
 
 
 @pytest.fixture(autouse=True)
@@ -130,12 +132,12 @@ class Findings:
         assert not self.lines, "\n" + "\n".join(self.lines)
 
 
-def _ids(seeds: range) -> str:
-    return f"{seeds.start}-{seeds.stop - 1}"
+def _ids(seeds: Sequence[int]) -> str:
+    return f"{seeds[0]}-{seeds[-1]}"
 
 
-@pytest.mark.parametrize("seeds", BLOCKS, ids=_ids)
-def test_random_scenes(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seeds", [*BLOCKS, FOUND], ids=_ids)
+def test_random_scenes(seeds: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """On every instruction set in turn: what is expected costs more than what is tested."""
     findings = Findings()
     for seed in seeds:
