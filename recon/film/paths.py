@@ -254,13 +254,15 @@ def interpolate_poses(
             at, turned = CubicSpline(knots, positions)(times), RotationSpline(knots, turns)(times).as_matrix()
         else:
             at, turned = interp1d(knots, positions, axis=0)(times), Slerp(knots, turns)(times).as_matrix()
-    poses = []
-    for center, world_from_cam in zip(at, turned):
-        pose = np.eye(4)
-        pose[:3, :3] = world_from_cam.T
-        pose[:3, 3] = -world_from_cam.T @ center
-        poses.append(pose)
-    return poses
+    return [pose_of(center, world_from_cam) for center, world_from_cam in zip(at, turned)]
+
+
+def pose_of(position: FloatArray, world_from_cam: FloatArray) -> FloatArray:
+    """Returns the matrix cam_from_world [4, 4] of an optical centre [3] and a rotation [3, 3]."""
+    pose = np.eye(4)
+    pose[:3, :3] = world_from_cam.T
+    pose[:3, 3] = -world_from_cam.T @ position
+    return pose
 
 
 def with_vertical_fov(lens: Camera, fov_rad: float) -> Camera:
