@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a trained run on the photographs that it never saw (every 8th by name)."""
+"""Score a trained run on the photographs that it never saw (every 8th by name).
+
+What was trained is scored: edits of the run (recon edit, recon view) do not apply.
+"""
 
 from __future__ import annotations
 

@@ -28,16 +28,19 @@ class Options(CommonOptions):
     """The file to write (.ply)."""
     up: Literal["-y", "world"] = "-y"
     """Which axis points up in the file."""
+    edits: bool = True
+    """Whether the edits of the run or the file apply."""
 
 
 def execute(options: Options, progress: Progress) -> Outcome:
     """Writes the file and says what is in it."""
+    from recon.cli.edited import load_edited_splats
     from recon.formats.splat_ply import write_splat_ply
 
     doing = f"exporting {options.run}"
     if options.out.suffix.lower() != ".ply":
         raise ReconError(doing, f"the output is {options.out.name}", "a name that ends in .ply")
-    splats = _splats(options.run, progress)
+    splats = load_edited_splats(options.run, options.edits, progress)
     write_splat_ply(splats, options.out, options.up)
     up = "-Y" if options.up == "-y" else "+Z"
     written = options.out.stat().st_size
@@ -51,16 +54,3 @@ def execute(options: Options, progress: Progress) -> Outcome:
             ("Mode", "anti-aliased (Mip)" if splats.antialiased else "classic"),
         ],
     )
-
-
-def _splats(path: Path, progress: Progress):  # type: ignore[no-untyped-def]
-    if path.suffix.lower() == ".ply" and path.is_file():
-        from recon.formats.splat_ply import read_splat_ply
-
-        return read_splat_ply(path, progress=progress)
-    from recon.methods import load_run
-
-    splats = load_run(path).splats
-    if splats is None:
-        raise ReconError(f"exporting {path}", "its method has no splats", "a run of --method splat")
-    return splats

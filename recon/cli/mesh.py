@@ -33,13 +33,15 @@ class Options(CommonOptions):
     """The file to write: .glb, .obj, .ply or .stl."""
     config: tyro.conf.OmitArgPrefixes[MeshConfig] = field(default_factory=MeshConfig)
     """How the mesh is made."""
+    edits: bool = True
+    """Whether the run's edits apply."""
 
 
 def execute(options: Options, progress: Progress) -> Outcome:
     """Makes the mesh and reports."""
-    from recon.methods import load_run
+    from recon.cli.edited import load_edited_run
 
-    report = make_mesh(load_run(options.run), options.out, options.config, progress)
+    report = make_mesh(load_edited_run(options.run, options.edits, progress), options.out, options.config, progress)
     attention = [] if report["faces"] else ["The mesh is empty: no surface was seen by enough photographs."]
     return Outcome(report=report, title="Mesh", rows=mesh_rows(report), attention=attention)
 

@@ -27,13 +27,14 @@ MESH_VIEWS = 3
 def write_page(report: PipelineReport, progress: Progress) -> None:
     """Writes `report.page` from the results on disk."""
     from recon import __version__
+    from recon.cli.edited import load_edited_run
     from recon.methods import load_run
     from recon.scene import held_out_names
     from recon.viewers.summary_page import SummaryData, ViewScore, write_summary_page
 
     with progress.stage("Writing the page"):
-        run = load_run(report.out / "run")
-        scene, scores = run.scene, report.eval
+        run, edited = load_run(report.out / "run"), load_edited_run(report.out / "run")
+        scene, scores = edited.scene, report.eval
         steps, losses, psnr = _curve(run.path / "metrics.jsonl")
         data = SummaryData(
             title=report.out.resolve().name,
@@ -47,7 +48,7 @@ def write_page(report: PipelineReport, progress: Progress) -> None:
             ],
             scores=[ViewScore(i["name"], i["psnr_db"], i["ssim"], i["lpips"]) for i in scores["images"]],
             comparisons=_comparisons(run, scores),
-            mesh_pictures=_mesh_pictures(report, run),
+            mesh_pictures=_mesh_pictures(report, edited),
             steps=steps,
             losses=losses,
             psnr_by_step=psnr,
@@ -55,7 +56,7 @@ def write_page(report: PipelineReport, progress: Progress) -> None:
             held_out=frozenset(held_out_names([f.name for f in scene.frames], run.config.held_out_every)),
             points=scene.points.positions,
             point_colors=scene.points.colors,
-            splats=run.splats,
+            splats=edited.splats,
             files=_files(report),
             commands=[
                 (f"recon view {report.out}", "turn it in the browser, with cameras, points and mesh as layers"),

@@ -206,8 +206,8 @@ class _Pipeline:
         return self.book.run("eval", key, ["run/eval.json"], lambda: asdict(evaluate(self.run_path, self.progress)))
 
     def _mesh(self, train_key: str) -> dict[str, Any]:
+        from recon.cli.edited import load_edited_run
         from recon.cli.mesh import make_mesh
-        from recon.methods import load_run
         from recon.surface.config import MeshConfig
 
         name = f"mesh.{self.config.mesh_format}"
@@ -216,9 +216,10 @@ class _Pipeline:
             options = replace(options, max_faces=self.config.max_faces)
 
         def work() -> dict[str, Any]:
-            return make_mesh(load_run(self.run_path), self.out / name, options, self.progress)
+            return make_mesh(load_edited_run(self.run_path), self.out / name, options, self.progress)
 
-        return self.book.run("mesh", fingerprint("mesh", train_key, name, options), [name], work)
+        key = fingerprint("mesh", train_key, name, options, *self._edits_key())
+        return self.book.run("mesh", key, [name], work)
 
     def _export(self, train_key: str) -> dict[str, Any]:
         def work() -> dict[str, Any]:
@@ -226,7 +227,14 @@ class _Pipeline:
 
             return dict(execute(Options(run=self.run_path, out=self.out / "splats.ply"), self.progress).report)
 
-        return self.book.run("export", fingerprint("export", train_key), ["splats.ply"], work)
+        key = fingerprint("export", train_key, *self._edits_key())
+        return self.book.run("export", key, ["splats.ply"], work)
+
+    def _edits_key(self) -> list[str]:
+        """Returns what tells the edits of the run apart; empty without any, whose results stay what they were."""
+        from recon.edits import describe, edits_of
+
+        return [f"{describe(operation)} {operation!r}" for operation in edits_of(self.run_path)]
 
     def _attention(
         self, processed: ProcessReport, scores: dict[str, Any], mesh: dict[str, Any] | None

@@ -34,14 +34,16 @@ class Options(CommonOptions):
     """Longer side of the picture in pixels."""
     quality: int = 18
     """Constant rate factor of H.264: 0 is lossless, 51 the worst."""
+    edits: bool = True
+    """Whether the run's edits apply."""
 
 
 def execute(options: Options, progress: Progress) -> Outcome:
     """Renders and reports."""
+    from recon.cli.edited import load_edited_run
     from recon.film import FilmOptions, PathOptions, load_path, render_film
-    from recon.methods import load_run
 
-    run = load_run(options.run)
+    run = load_edited_run(options.run, options.edits, progress)
     cameras = [frame.camera for frame in sorted(run.scene.frames, key=lambda frame: frame.name)]
     path = load_path(options.path, cameras, PathOptions(options.seconds, options.fps, options.long_side))
     report = render_film(

@@ -8,7 +8,7 @@
     run = load_run("result/run")
     edits = edits_of(run.path)                                          # empty where nothing was edited yet
     edits = edits.then(Delete(Box((0, 0, 0.5), (2, 2, 1)), outside=True))      # keep what is in a box
-    edits = edits.then(Delete(Range("floater", 0.6, 1)))                # and no floaters
+    edits = edits.then(Delete(Range("floater", 0.5, 1)))                # and no floaters
     edits = edits.undo().redo()
     write_edits(edits_path(run.path), edits)                            # recon export, mesh, render, view take them
     splats = apply_edits(run.splats, edits)
@@ -27,6 +27,7 @@ _PUBLIC = {
     "Box": "recon.edits.rules",
     "ColorNear": "recon.edits.rules",
     "Delete": "recon.edits.operations",
+    "Editor": "recon.edits.editor",
     "EditFile": "recon.edits.files",
     "EditList": "recon.edits.edit_list",
     "EditState": "recon.edits.state",
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Invert": "recon.edits.operations",
     "Isolate": "recon.edits.operations",
     "Lasso": "recon.edits.rules",
+    "Operation": "recon.edits.operations",
     "PinholeView": "recon.edits.rules",
     "Range": "recon.edits.rules",
     "Select": "recon.edits.operations",
@@ -45,6 +47,7 @@ _PUBLIC = {
     "Transform": "recon.edits.operations",
     "apply_edits": "recon.edits.state",
     "describe": "recon.edits.operations",
+    "edited_scene": "recon.edits.scene",
     "edits_of": "recon.edits.files",
     "edits_path": "recon.edits.files",
     "meters_per_unit": "recon.edits.edit_list",

@@ -73,6 +73,7 @@ class Run:
         scene_path: the scene folder; None where the scene was never one.
         step: steps of the state that `renderer` shows; 0 where only the export is left.
         given_scene: the scene that the caller gave in place of the folder.
+        given_renderer: what the caller shows in place of what was trained, such as edited splats.
     """
 
     path: Path
@@ -82,6 +83,7 @@ class Run:
     step: int
     checkpoint: Checkpoint | None = None
     given_scene: Scene | None = None
+    given_renderer: Renderer | None = None
 
     @cached_property
     def scene(self) -> Scene:
@@ -106,6 +108,8 @@ class Run:
     @cached_property
     def renderer(self) -> Renderer:
         """Renders what was trained."""
+        if self.given_renderer is not None:
+            return self.given_renderer
         state = self.checkpoint.trainer if self.checkpoint is not None else None
         return self.method.open(self.path, self.config, state)
 
