@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any
 
 import torch
@@ -18,11 +17,10 @@ import torch
 from recon.cameras import Camera
 from recon.errors import ReconError
 from recon.kernels.backend import Backend, resolve_backend
-from recon.kernels.binning.op import ALPHA_CUTOFF, TileBinner, bin_tiles
-from recon.kernels.blend.op import BlendStatistics, DepthPlanes, blend, blend_forward_into
-from recon.kernels.projection.op import Projected, ProjectionOptions, project, project_into
-from recon.kernels.projection.reference import rotation_matrices
-from recon.kernels.workspace import Workspace
+from recon.kernels.binning.op import ALPHA_CUTOFF, bin_tiles
+from recon.kernels.blend.op import BlendStatistics, DepthPlanes, blend
+from recon.kernels.projection.op import Projected, ProjectionOptions, project
+from recon.painting import PaintOptions, SplatPainter, depth_slopes, facing_normals, never
 from recon.render import RenderOptions, RenderOutput
 from recon.splats import Splats
 
@@ -130,7 +128,7 @@ class SplatRenderer:
     def __init__(self, splats: Splats, backend: Backend = "auto") -> None:
         self.splats = splats.detach().contiguous()
         self._backend = backend
-        self._painter = _Painter()
+        self._painter = SplatPainter()
 
     @torch.no_grad()
     def render(self, camera: Camera, options: RenderOptions | None = None) -> RenderOutput:
@@ -143,7 +141,9 @@ class SplatRenderer:
         single = self.splats.means.dtype == torch.float32
         if backend == "cpu" and single and not (options.depth or options.normal or options.features):
             _check_camera(camera)
-            return self._painter.paint(self.splats, camera, options.background)
+            painted = self._painter.paint(self.splats, camera, PaintOptions(options.background))
+            assert painted is not None, "nobody gave it up"
+            return painted
         ours = backend != "gsplat"
         rasterize_options = RasterizeOptions(
             background=options.background,
@@ -155,27 +155,28 @@ class SplatRenderer:
         )
         return rasterize(self.splats, camera, rasterize_options, backend=self._backend).output
 
+    @torch.no_grad()
+    def paint(
+        self, camera: Camera, options: PaintOptions, cancelled: Callable[[], bool] = never
+    ) -> RenderOutput | None:
+        """Renders for somebody who waits: `render` without the median depth, on memory that stays, in bands.
 
-class _Painter:
-    """Renders colours by the kernels, on memory that stays."""
+        Args:
+            camera: a PINHOLE camera.
+            options: see there.
+            cancelled: asked before each band; True gives the picture up.
 
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._workspace = Workspace()
-        self._binner = TileBinner()
-
-    def paint(self, splats: Splats, camera: Camera, background: tuple[float, float, float]) -> RenderOutput:
-        """Returns rgb and alpha, which belong to the caller."""
-        cam_from_world = torch.tensor(camera.cam_from_world, dtype=torch.float32)
-        options = ProjectionOptions(antialiased=splats.antialiased, sh_degree=splats.sh_degree)
-        with self._lock:
-            projected = project_into(splats, cam_from_world, camera, options, self._workspace)
-            tiles = self._binner.bin(projected, camera.width, camera.height, options.alpha_cutoff)
-            blended = blend_forward_into(
-                projected, projected.colors, tiles, camera.width, camera.height, self._workspace,
-                torch.tensor(background, dtype=torch.float32),
-            )  # fmt: skip
-            return RenderOutput(rgb=blended.channels.clone(), alpha=blended.alpha.clone())
+        Returns:
+            The picture, None where it was given up.
+        """
+        backend = resolve_backend(self._backend, self.splats.device, BACKENDS)
+        if backend == "cpu" and self.splats.means.dtype == torch.float32:
+            _check_camera(camera)
+            return self._painter.paint(self.splats, camera, options, cancelled)
+        if cancelled():
+            return None
+        rasterize_options = RasterizeOptions(options.background, depth=options.depth, normal=options.normal)
+        return rasterize(self.splats, camera, rasterize_options, backend=self._backend).output
 
 
 def _check_camera(camera: Camera) -> None:
@@ -186,43 +187,6 @@ def _check_camera(camera: Camera) -> None:
             "PINHOLE",
             "undistort the photos and cameras first (recon.views does)",
         )
-
-
-def facing_normals(splats: Splats, cam_from_world: torch.Tensor) -> torch.Tensor:
-    """Returns each Gaussian's shortest axis, turned towards the camera: unit vectors [N, 3] in the world."""
-    quats = torch.nn.functional.normalize(splats.quats, dim=-1)
-    shortest = splats.log_scales.detach().argmin(1)
-    axes = rotation_matrices(quats)[torch.arange(len(splats), device=splats.device), :, shortest]
-    with torch.no_grad():
-        center = -cam_from_world[:3, :3].T @ cam_from_world[:3, 3]
-        away = ((splats.means - center) * axes).sum(-1) > 0
-    return torch.where(away[:, None], -axes, axes)
-
-
-def depth_slopes(splats: Splats, cam_from_world: torch.Tensor, camera: Camera, conics: torch.Tensor) -> torch.Tensor:
-    """Returns how the depth of each Gaussian changes across the picture, [N, 2] in world units per pixel.
-
-    The expected depth under a pixel `d` away from the centre is that of the centre plus Cov(z, u) Cov(u, u)⁻¹ d, with
-    u the position in the picture, as for any normal distribution; a flat Gaussian so follows its plane (compare
-    RaDe-GS, Zhang et al. 2024).
-
-    Args:
-        splats: N Gaussians.
-        cam_from_world: [4, 4].
-        camera: intrinsics.
-        conics: [N, 3] inverse covariances in the picture.
-    """
-    rotation, translation = cam_from_world[:3, :3], cam_from_world[:3, 3]
-    x, y, z = (splats.means @ rotation.T + translation).unbind(-1)
-    quats = torch.nn.functional.normalize(splats.quats, dim=-1)
-    axes = rotation @ (rotation_matrices(quats) * splats.scales[:, None])
-    # The derivative of the picture's position by the point in the camera's frame, times the axes.
-    axes_u = (axes[:, 0] - (x / z)[:, None] * axes[:, 2]) * (camera.fx / z)[:, None]
-    axes_v = (axes[:, 1] - (y / z)[:, None] * axes[:, 2]) * (camera.fy / z)[:, None]
-    cov_zu, cov_zv = (axes[:, 2] * axes_u).sum(-1), (axes[:, 2] * axes_v).sum(-1)
-    a, b, c = conics.unbind(-1)
-    slopes = torch.stack([cov_zu * a + cov_zv * b, cov_zu * b + cov_zv * c], -1)
-    return torch.nan_to_num(slopes, 0.0, 0.0, 0.0)
 
 
 def _rasterize_kernels(

@@ -4,22 +4,27 @@
 The browser draws splats without harmonics, with rounded shapes and without the antialiasing filter; here the artist
 sees what was trained: "always", with small quick pictures while the camera moves and a full one when it rests, or
 "resting", with the browser's own splats while it moves and the exact picture over them when it rests.  One thread
-renders for all browsers, so that many windows cost no more than one.
+renders for all browsers in turn, so that many windows cost no more than one.  A full picture is given up as soon as the
+camera moves on; and nothing is rendered for a browser that has not yet taken its last picture off the server's hands.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from recon.cameras import Camera
-from recon.render import Renderer, RenderOptions
+from recon.render import Renderer
+from recon.viewers.looks import Legend, Look, Show, Shown, Studio, make_picture
+from recon.viewers.photos import Photos
 from recon.viewers.stage import Stage
 
 if TYPE_CHECKING:
@@ -28,15 +33,22 @@ if TYPE_CHECKING:
 REST_S = 0.15
 """A camera that has not moved for so long rests."""
 
-WANTED_S = 0.08
-"""How long a picture of a moving camera may take."""
+WANTED_S = 0.045
+"""How long a picture of a moving camera may take: some twenty a second."""
+
+FASTEST_S = 0.03
+"""No browser gets pictures faster than this."""
 
 MOST_PX = 1600
 LEAST_PX = 160
+MOST_DEPTH_PX = 480
+"""Longest side of the depth that is sent along: the browser interpolates it."""
 
 MOST_DEPTH = 160.0
-"""viser's depth is a 24-bit number of hundredths of a millimetre-like unit: it ends at 167."""
+"""viser's depth is a 24-bit number of hundred-thousandths of a unit: it ends at 167."""
 
+DEPTH_STEP = 256
+"""The depth is sent in so many hundred-thousandths; finer steps only keep it from being compressed."""
 
 Mode = Literal["off", "resting", "always"]
 
@@ -48,14 +60,24 @@ COVER_S = 0.12
 class _View:
     """What one browser needs.
 
-    `moved_s` is when its camera last changed, `sent` how good its picture is (0 none, 1 small, 2 full), `covered`
-    whether the picture stands in place of the browser's splats.
+    `moved_s` is when its camera last changed, `version` counts every reason for a new picture, `sent` is how good its
+    picture is (0 none, 1 small, 2 full), `covered` whether it stands in place of the browser's splats, `served_s` when
+    it was made.
     """
 
     client: Any
     moved_s: float
+    look: Look = field(default_factory=Look)
+    version: int = 0
     sent: int = 0
     covered: bool = False
+    served_s: float = 0.0
+    depth_range: tuple[float, float] | None = None
+    has_picture: bool = False
+
+    def outdate(self) -> None:
+        self.version += 1
+        self.sent = 0
 
 
 class ExactPictures:
@@ -64,7 +86,8 @@ class ExactPictures:
     Attributes:
         share_of_time: the most of the time that may be spent on rendering, for training that goes on beside it.
         on_cover: called with a browser's number and whether the picture now stands in place of its splats.
-        pictures_sent: counts them.
+        on_legend: called with a browser's number and the legend of its picture, None for none.
+        pictures_sent, pictures_given_up: count them.
     """
 
     def __init__(
@@ -73,6 +96,8 @@ class ExactPictures:
         stage: Stage,
         renderer: Renderer | None,
         background: tuple[float, float, float],
+        photos: Photos | None = None,
+        meters_per_unit: float | None = None,
     ) -> None:
         """Starts, switched off.
 
@@ -81,19 +106,27 @@ class ExactPictures:
             stage: maps their cameras to the world.
             renderer: what to show; it can be changed by `show`.
             background: RGB in 0..1.
+            photos: what pictures are compared with.
+            meters_per_unit: None where it is not known.
         """
         self._stage = stage
         self._renderer = renderer
         self._background = background
+        self._photos = photos
+        self._meters_per_unit = meters_per_unit
+        self._opacity = 1.0
         self.share_of_time = 1.0
         self.on_cover: Callable[[int, bool], None] = lambda client_id, covered: None
+        self.on_legend: Callable[[int, Legend | None], None] = lambda client_id, legend: None
         self._mode: Mode = "off"
+        self._looks_allowed = False
         self._views: dict[int, _View] = {}
         self._changed = threading.Condition()
-        self._closing = False
-        self._moving_px = 400.0
+        self._closing = threading.Event()
+        self._moving_px: dict[Show, float] = {}
         self._last_problem = ""
         self.pictures_sent = 0
+        self.pictures_given_up = 0
         server.on_client_connect(self._connected)
         server.on_client_disconnect(self._disconnected)
         self._thread = threading.Thread(target=self._work, name="exact pictures", daemon=True)
@@ -101,7 +134,7 @@ class ExactPictures:
 
     @property
     def mode(self) -> Mode:
-        """When pictures are made."""
+        """When pictures of plain colour are made."""
         return self._mode
 
     @property
@@ -109,37 +142,94 @@ class ExactPictures:
         """What is shown."""
         return self._renderer
 
-    def switch(self, mode: Mode) -> None:
-        """Chooses when pictures are made; those that are no longer wanted are cleared from every browser."""
+    @property
+    def opacity(self) -> float:
+        """How solid the picture is over the background, 0..1."""
+        return self._opacity
+
+    @opacity.setter
+    def opacity(self, opacity: float) -> None:
         with self._changed:
-            self._mode = mode
+            self._opacity = opacity
+            self._outdate_all()
+
+    def switch(self, mode: Mode, looks: bool = True) -> None:
+        """Chooses when pictures are made; those that are no longer wanted are cleared from every browser.
+
+        Args:
+            mode: when pictures of plain colour are made.
+            looks: whether browsers that want to see something else get pictures always.
+        """
+        with self._changed:
+            self._mode, self._looks_allowed = mode, looks
             for view in self._views.values():
-                view.sent, view.moved_s = 0, 0.0
-                if mode != "always":
-                    self._uncover(view)
+                self._settle(view)
             self._changed.notify()
 
-    def _uncover(self, view: _View) -> None:
-        """Takes the picture away and gives the browser's own splats back; the lock is held."""
-        view.covered = False
-        self.on_cover(view.client.client_id, False)
-        view.client.scene.set_background_image(None)
-        view.client.flush()
+    def look(self, client_id: int) -> Look:
+        """Returns what a browser wants to see."""
+        view = self._views.get(client_id)
+        return view.look if view is not None else Look()
+
+    def set_look(self, client_id: int, **changes: Any) -> None:
+        """Changes what a browser sees; the names are those of `Look`."""
+        with self._changed:
+            view = self._views.get(client_id)
+            if view is None:
+                return
+            if "show" in changes and changes["show"] != view.look.show:
+                view.depth_range = None
+            view.look = replace(view.look, **changes)
+            self._settle(view)
+            self._changed.notify()
 
     def show(self, renderer: Renderer) -> None:
         """Replaces the renderer, as training goes on."""
         with self._changed:
             self._renderer = renderer
-            for view in self._views.values():
-                view.sent = 0
-            self._changed.notify()
+            self._outdate_all()
+
+    def redraw(self) -> None:
+        """Makes every picture anew, as when what it is compared with has changed."""
+        with self._changed:
+            self._outdate_all()
 
     def close(self) -> None:
         """Ends the thread."""
         with self._changed:
-            self._closing = True
+            self._closing.set()
             self._changed.notify()
         self._thread.join(timeout=10)
+
+    def _outdate_all(self) -> None:
+        for view in self._views.values():
+            view.outdate()
+        self._changed.notify()
+
+    def _settle(self, view: _View) -> None:
+        """Brings a browser to its mode: outdates its picture, and clears it where there is to be none."""
+        view.outdate()
+        mode = self._mode_of(view)
+        if mode != "always":
+            view.moved_s = 0.0
+            self._uncover(view)
+        elif not view.look.is_plain and not view.covered:
+            view.covered = True
+            self.on_cover(view.client.client_id, True)
+
+    def _mode_of(self, view: _View) -> Mode:
+        if self._renderer is None:
+            return "off"
+        return "always" if self._looks_allowed and not view.look.is_plain else self._mode
+
+    def _uncover(self, view: _View) -> None:
+        """Takes the picture away and gives the browser's splats back."""
+        view.covered = False
+        self.on_cover(view.client.client_id, False)
+        self.on_legend(view.client.client_id, None)
+        if view.has_picture:
+            view.has_picture = False
+            view.client.scene.set_background_image(None)
 
     def _connected(self, client: Any) -> None:
         with self._changed:
@@ -152,8 +242,8 @@ class ExactPictures:
                 view = self._views.get(client.client_id)
                 if view is not None:
                     view.moved_s = time.monotonic()
-                    view.sent = 0
-                    if view.covered and self._mode == "resting":
+                    view.outdate()
+                    if view.covered and self._mode_of(view) == "resting":
                         self._uncover(view)
                     self._changed.notify()
 
@@ -165,88 +255,127 @@ class ExactPictures:
         while True:
             with self._changed:
                 job = self._next_job()
-                while job is None and not self._closing:
+                while job is None and not self._closing.is_set():
                     # A resting camera's full picture falls due by the clock, not by an event.
-                    self._changed.wait(timeout=0.05 if self._waits_for_rest() else None)
+                    self._changed.wait(timeout=0.02 if self._is_behind() else None)
                     job = self._next_job()
-                if self._closing:
+                if self._closing.is_set():
                     return
                 assert job is not None
                 view, full = job
                 view.sent = 2 if full else 1
-                moved_s, renderer = view.moved_s, self._renderer
-            assert renderer is not None
             started = time.perf_counter()
             try:
-                self._make_picture(view, renderer, full, moved_s)
+                self._serve(view, full)
             except Exception as error:
                 # The thread must outlive what a renderer or a browser that is just leaving may raise.
                 self._tell(view.client, error)
             spent = time.perf_counter() - started
             if self.share_of_time < 1:
-                time.sleep(min(5.0, spent * (1 / self.share_of_time - 1)))
+                self._closing.wait(min(5.0, spent * (1 / self.share_of_time - 1)))
 
     def _next_job(self) -> tuple[_View, bool] | None:
-        """Returns a view that needs a picture, and whether the full one; moving cameras go first."""
-        if self._mode == "off" or self._renderer is None:
+        """Returns a view that needs a picture, and whether the full one; moving cameras go first, then who waited."""
+        if self._renderer is None:
             return None
         now = time.monotonic()
-        waiting = sorted(self._views.values(), key=lambda view: view.sent)
-        for view in waiting:
-            resting = now - view.moved_s > REST_S
-            if view.sent == 0 and not resting and self._mode == "always":
-                return view, False
-            if view.sent < 2 and resting:
+        for view in sorted(self._views.values(), key=lambda view: (view.sent, view.served_s)):
+            mode = self._mode_of(view)
+            if mode == "off" or view.sent == 2 or has_backlog(view.client) or now - view.served_s < FASTEST_S:
+                continue
+            if now - view.moved_s > REST_S:
                 return view, True
+            if view.sent == 0 and mode == "always":
+                return view, False
         return None
 
-    def _waits_for_rest(self) -> bool:
-        return self._mode != "off" and any(view.sent < 2 for view in self._views.values())
+    def _is_behind(self) -> bool:
+        return any(view.sent < 2 and self._mode_of(view) != "off" for view in self._views.values())
 
-    def _make_picture(self, view: _View, renderer: Renderer, full: bool, moved_s: float) -> None:
-        """Renders and sends; a full picture of a camera that has moved meanwhile is not sent."""
-        camera = camera_of(view.client, self._stage).fitted(MOST_PX if full else round(self._moving_px))
+    def _serve(self, view: _View, full: bool) -> None:
+        """Renders and sends; a full picture is given up when its browser wants another."""
+        renderer, look, version = self._renderer, view.look, view.version
+        if renderer is None:
+            return
+        studio = Studio(
+            renderer, self._background, self._photos, self._stage.extent, self._opacity, self._meters_per_unit
+        )
+        longest = MOST_PX if full else round(self._moving_px.get(look.show, 480.0))
+        camera = camera_of(view.client, self._stage).fitted(longest)
+
+        def cancelled() -> bool:
+            return self._closing.is_set() or (full and view.version != version)
+
         started = time.perf_counter()
-        output = renderer.render(camera, RenderOptions(background=self._background, depth=True))
-        picture = (output.rgb.clamp(0, 1) * 255).round().byte().cpu().numpy()
-        spent = time.perf_counter() - started
+        shown = make_picture(studio, look, camera, view.depth_range, cancelled)
         if not full:
-            # The time goes with the pixels; small steps keep the size from jumping about.
-            factor = float(np.clip(np.sqrt(WANTED_S / max(spent, 1e-4)), 0.7, 1.2))
-            self._moving_px = float(np.clip(self._moving_px * factor, LEAST_PX, MOST_PX))
-        depth = self._depth(output)
-        with self._changed:
-            if self._mode == "off" or (full and view.moved_s != moved_s):
-                return
-            view.client.scene.set_background_image(picture, format="jpeg", jpeg_quality=92 if full else 70, depth=depth)
-            view.client.flush()
-            self.pictures_sent += 1
-        if self._mode == "resting":
-            time.sleep(COVER_S)
+            self._learn(look.show, time.perf_counter() - started)
+        if shown is None or not self._send(view, shown, full, version):
+            self.pictures_given_up += 1
+            return
+        if self._mode_of(view) == "resting":
+            self._closing.wait(COVER_S)
             with self._changed:
-                if self._mode == "resting" and view.moved_s == moved_s:
+                if self._mode_of(view) == "resting" and view.version == version:
                     view.covered = True
                     self.on_cover(view.client.client_id, True)
+
+    def _learn(self, show: Show, spent: float) -> None:
+        """Finds the size that takes as long as it may: time goes with the pixels, in small steps lest it jumps."""
+        factor = float(np.clip(np.sqrt(WANTED_S / max(spent, 1e-4)), 0.7, 1.2))
+        before = self._moving_px.get(show, 480.0)
+        self._moving_px[show] = float(np.clip(before * factor, LEAST_PX, MOST_PX))
+
+    def _send(self, view: _View, shown: Shown, full: bool, version: int) -> bool:
+        depth = self._depth(shown.depth)
+        with self._changed:
+            is_left = view.client.client_id not in self._views
+            if is_left or self._mode_of(view) == "off" or (full and view.version != version):
+                return False
+            view.client.scene.set_background_image(
+                shown.picture, format="jpeg", jpeg_quality=92 if full else 75, depth=depth
+            )
+            view.client.flush()
+            view.has_picture, view.depth_range, view.served_s = True, shown.depth_range, time.monotonic()
+            self.pictures_sent += 1
+            self.on_legend(view.client.client_id, shown.legend)
+        return True
 
     def _tell(self, client: Any, error: Exception) -> None:
         """Shows a browser why it has no exact picture, once."""
         text = f"{type(error).__name__}: {error}"
         if text != self._last_problem and client.client_id in self._views:
             self._last_problem = text
-            client.add_notification("The exact picture could not be made", text, color="red")
+            with contextlib.suppress(Exception):
+                client.add_notification("The exact picture could not be made", text, color="red")
 
-    def _depth(self, output: Any) -> npt.NDArray[np.float32] | None:
+    def _depth(self, depth: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
         """Returns the depth that hides what lies behind the picture, in browser units; empty places hide nothing."""
-        chosen = output.median_depth if output.median_depth is not None else output.depth
-        if chosen is None:
+        if depth is None or not depth.any():
             return None
+        step = -(-max(depth.shape) // MOST_DEPTH_PX)
         # Points that lie on the surface are not to flicker in and out of it.
-        depth = chosen.float().cpu().numpy() * self._stage.scale * 1.01
-        empty = (output.alpha.cpu().numpy() < 0.5) | (depth <= 0)
-        return np.where(empty, MOST_DEPTH, np.minimum(depth, MOST_DEPTH)).astype(np.float32)
+        small = depth[step // 2 :: step, step // 2 :: step] * np.float32(self._stage.scale * 1.01)
+        small = np.where(small <= 0, MOST_DEPTH, np.minimum(small, MOST_DEPTH))
+        unit = np.float32(DEPTH_STEP / 100_000)
+        return np.ascontiguousarray(np.round(small / unit) * unit, dtype=np.float32)
+
+
+def has_backlog(client: Any) -> bool:
+    """Whether a browser has not yet been sent its last picture: its connection is slower than the pictures."""
+    buffer = client._websock_connection.get_message_buffer()
+    return bool(_picture_key() in buffer.id_from_redundancy_key)
+
+
+@cache
+def _picture_key() -> str:
+    from viser._messages import BackgroundImageMessage
+
+    return BackgroundImageMessage("jpeg", None, None).redundancy_key()
 
 
 def camera_of(client: Any, stage: Stage) -> Camera:
     """Returns the world's camera of a connected browser, at its window's size."""
-    state = client.camera
+    # viser replaces the whole state when a browser reports its camera: what is read from one never mixes two poses.
+    state = getattr(client.camera, "_state", client.camera)
     return stage.camera(state.wxyz, state.position, state.fov, state.image_width, state.image_height)

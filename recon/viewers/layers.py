@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ import numpy.typing as npt
 from recon.cameras import Camera
 from recon.progress import SILENT, Progress
 from recon.scene import Frame, Scene, Similarity, SparsePoints
-from recon.surface.mesh import Mesh
 from recon.viewers.browser_splats import browser_splats
+from recon.viewers.later import Later
 from recon.viewers.stage import Stage
 
 if TYPE_CHECKING:
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
     from recon.splats import Splats
 
 MOST_POINTS = 500_000
-MOST_FACES = 1_000_000
 MOST_SPLATS = 1_000_000
 MOST_THUMBNAILS = 400
 THUMBNAIL_PX = 128
+POINT_SIZE = 0.004
+"""Usual size of a point, in extents of the scene."""
 
 NEAR_SIZES = 5.0
 """Frusta nearer than so many of their sizes are hidden."""
 
 CAMERA_COLOR = (120, 170, 255)
+CANVAS_COLOR = (20, 20, 20)
+"""The browser's own background."""
 
 
 class SplatLayer:
@@ -50,8 +54,9 @@ class SplatLayer:
     ) -> None:
         self._stage, self._cameras, self._limit = stage, cameras, limit
         self.prepared = browser_splats(splats, cameras, limit)
-        self._visible = True
+        self._visible, self._opacity = True, 1.0
         self._covered: set[int] = set()
+        self._later = Later(self._resend)
         self._clients: dict[int, Any] = {}
         self.handles: dict[int, Any] = {}
         if self.prepared.left_out:
@@ -71,7 +76,7 @@ class SplatLayer:
             prepared.centers,
             prepared.covariances,
             prepared.colors,
-            prepared.opacities,
+            prepared.opacities * np.float32(self._opacity),
             scale=prepared.node_scale * self._stage.scale,
             visible=self._visible and client.client_id not in self._covered,
         )
@@ -84,8 +89,25 @@ class SplatLayer:
     def replace(self, splats: Splats) -> None:
         """Shows other splats, in every browser."""
         self.prepared = browser_splats(splats, self._cameras, self._limit)
+        self._resend()
+
+    def _resend(self) -> None:
         for client in list(self._clients.values()):
             self._connected(client)
+
+    @property
+    def opacity(self) -> float:
+        """What the splats' own opacities are multiplied by, 0..1."""
+        return self._opacity
+
+    @opacity.setter
+    def opacity(self, opacity: float) -> None:
+        self._opacity = opacity
+        self._later.ask()
+
+    def close(self) -> None:
+        """Drops what is still to be sent."""
+        self._later.close()
 
     @property
     def visible(self) -> bool:
@@ -109,73 +131,81 @@ class SplatLayer:
             handle.visible = self._visible and client_id not in self._covered
 
 
-def add_points(
-    server: viser.ViserServer, stage: Stage, points: SparsePoints, progress: Progress = SILENT, limit: int = MOST_POINTS
-) -> Any:
-    """Adds the sparse points and returns their handle."""
-    positions, colors = points.positions, points.colors
-    if len(points) > limit:
-        progress.log(f"The browser gets {limit:,} of {len(points):,} sparse points.")
-        chosen = np.sort(np.random.default_rng(0).choice(len(points), limit, replace=False))
-        positions, colors = positions[chosen], colors[chosen]
-    return server.scene.add_point_cloud(
-        "/points",
-        (positions * stage.scale).astype(np.float32),
-        colors,
-        point_size=0.004 * stage.extent * stage.scale,
-        precision="float32",
-        point_shape="circle",
-        point_shading="flat",
-    )
+class PointLayer:
+    """The sparse points.  Opacity is a share of them that is shown: the browser draws points solid or not at all."""
 
+    def __init__(
+        self,
+        server: viser.ViserServer,
+        stage: Stage,
+        points: SparsePoints,
+        progress: Progress = SILENT,
+        limit: int = MOST_POINTS,
+    ) -> None:
+        self._server, self._stage = server, stage
+        count = min(len(points), limit)
+        if count < len(points):
+            progress.log(f"The browser gets {count:,} of {len(points):,} sparse points.")
+        # In random order each first part of them is an even sample of the whole.
+        chosen = np.random.default_rng(0).permutation(len(points))[:count]
+        self._positions = (points.positions[chosen] * stage.scale).astype(np.float32)
+        self._colors = points.colors[chosen]
+        self._opacity, self._visible, self._size = 1.0, True, 1.0
+        self._world = Similarity()
+        self._later = Later(self._add)
+        self._add()
 
-def add_mesh(
-    server: viser.ViserServer, stage: Stage, mesh: Mesh, progress: Progress = SILENT, limit: int = MOST_FACES
-) -> Any:
-    """Adds the mesh, simplified where it has too many faces, and returns its handle."""
-    if len(mesh.faces) > limit:
-        progress.log(f"The browser gets the mesh with {limit:,} of its {len(mesh.faces):,} triangles.")
-        mesh = simplified(mesh, limit)
-    vertices = np.asarray(mesh.vertices, dtype=np.float32) * np.float32(stage.scale)
-    if mesh.colors is None:
-        return server.scene.add_mesh_simple("/mesh", vertices, mesh.faces, color=(190, 190, 195), side="double")
-    return server.scene.add_glb("/mesh", unlit_glb(vertices, mesh.faces, mesh.colors))
+    def _add(self) -> None:
+        count = max(1, round(self._opacity * len(self._positions)))
+        self.handle = self._server.scene.add_point_cloud(
+            "/points",
+            self._positions[:count],
+            self._colors[:count],
+            point_size=self._size * POINT_SIZE * self._stage.extent * self._stage.scale,
+            precision="float32",
+            point_shape="circle",
+            point_shading="flat",
+            visible=self._visible,
+        )
+        move_node(self.handle, self._world, self._stage)
 
+    @property
+    def visible(self) -> bool:
+        """Whether the points are seen."""
+        return self._visible
 
-def unlit_glb(
-    vertices: npt.NDArray[np.float32], faces: npt.NDArray[np.integer], colors: npt.NDArray[np.uint8]
-) -> bytes:
-    """Returns a GLB whose vertex colours are shown as they are: photographs carry their light already."""
-    import trimesh
+    @visible.setter
+    def visible(self, visible: bool) -> None:
+        self._visible = self.handle.visible = visible
 
-    # glTF takes vertex colours for linear light; photographs are sRGB.
-    srgb = colors / 255.0
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    alpha = np.full((len(colors), 1), 255)
-    visual = trimesh.visual.TextureVisuals(material=trimesh.visual.material.PBRMaterial(doubleSided=True))
-    visual.vertex_attributes["color"] = np.concatenate([255 * linear, alpha], 1).round().astype(np.uint8)
-    scene = trimesh.Trimesh(vertices, faces, visual=visual, process=False).scene()
+    @property
+    def opacity(self) -> float:
+        """The share of the points that is seen, 0..1."""
+        return self._opacity
 
-    def make_unlit(tree: dict[str, Any]) -> None:
-        tree["extensionsUsed"] = [*tree.get("extensionsUsed", []), "KHR_materials_unlit"]
-        for material in tree["materials"]:
-            material["extensions"] = {"KHR_materials_unlit": {}}
+    @opacity.setter
+    def opacity(self, opacity: float) -> None:
+        self._opacity = opacity
+        self._later.ask()
 
-    return bytes(trimesh.exchange.gltf.export_glb(scene, tree_postprocessor=make_unlit))
+    @property
+    def size(self) -> float:
+        """Of the points, relative to the usual size."""
+        return self._size
 
+    @size.setter
+    def size(self, size: float) -> None:
+        self._size = size
+        self.handle.point_size = size * POINT_SIZE * self._stage.extent * self._stage.scale
 
-def simplified(mesh: Mesh, faces: int) -> Mesh:
-    """Returns the mesh with about `faces` triangles; colours are taken from the nearest old vertex."""
-    import fast_simplification
-    from scipy.spatial import cKDTree
+    def set_world(self, new_from_opened: Similarity) -> None:
+        """Moves the points from where they were opened."""
+        self._world = new_from_opened
+        move_node(self.handle, new_from_opened, self._stage)
 
-    vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float32)
-    reduction = float(np.clip(1 - faces / len(mesh.faces), 0, 0.999))
-    kept, triangles = fast_simplification.simplify(vertices, np.ascontiguousarray(mesh.faces, np.int32), reduction)
-    colors = None
-    if mesh.colors is not None:
-        colors = mesh.colors[cKDTree(vertices).query(kept)[1]]
-    return Mesh(kept.astype(np.float64), triangles.astype(np.int32), colors)
+    def close(self) -> None:
+        """Drops what is still to be sent."""
+        self._later.close()
 
 
 class CameraLayer:
@@ -187,7 +217,10 @@ class CameraLayer:
 
     def __init__(self, server: viser.ViserServer, stage: Stage, scene: Scene, progress: Progress = SILENT) -> None:
         self._stage, self._scene = stage, scene
-        self._visible = True
+        self._visible, self._opacity = True, 1.0
+        self.on_click: Callable[[Any, int], None] = lambda client, index: None
+        self._thumbnails: dict[int, npt.NDArray[np.uint8]] = {}
+        self._later = Later(self._fade)
         self._near: frozenset[int] = frozenset()
         self._size = frustum_scale(scene) * stage.scale
         self.cameras = [frame.camera for frame in scene.frames]
@@ -200,8 +233,7 @@ class CameraLayer:
             progress.log(f"{MOST_THUMBNAILS} of {len(chosen)} cameras get a thumbnail.")
             chosen = np.linspace(0, len(chosen) - 1, MOST_THUMBNAILS).round().astype(int)
         self._stop = threading.Event()
-        frames = [(scene.frames[i], self.handles[i]) for i in chosen]
-        self._thread = threading.Thread(target=_load_thumbnails, args=(frames, self._stop), daemon=True)
+        self._thread = threading.Thread(target=self._load_thumbnails, args=(chosen.tolist(),), daemon=True)
         self._thread.start()
 
     def _frustum(self, server: viser.ViserServer, index: int, camera: Camera) -> Any:
@@ -220,13 +252,35 @@ class CameraLayer:
 
         @handle.on_click
         def _(event: Any) -> None:
-            self.enter(event.client, index)
+            self.on_click(event.client, index)
 
         return handle
 
-    def enter(self, client: Any, index: int) -> None:
-        """Flies a browser into camera `index`."""
-        fly_to(client, self._stage, self.cameras[index])
+    def _load_thumbnails(self, chosen: list[int]) -> None:
+        for index in chosen:
+            if self._stop.is_set():
+                return
+            picture = thumbnail(self._scene.frames[index])
+            if picture is not None and not self._stop.is_set():
+                self._thumbnails[index] = picture
+                self.handles[index].image = faded(picture, self._opacity)
+
+    @property
+    def opacity(self) -> float:
+        """How much of the frusta is left of their fading into the background, 0..1."""
+        return self._opacity
+
+    @opacity.setter
+    def opacity(self, opacity: float) -> None:
+        self._opacity = opacity
+        self._later.ask()
+
+    def _fade(self) -> None:
+        red, green, blue = faded(np.array(CAMERA_COLOR, np.uint8), self._opacity).tolist()
+        for index, handle in enumerate(self.handles):
+            handle.color = (red, green, blue)
+            if index in self._thumbnails:
+                handle.image = faded(self._thumbnails[index], self._opacity)
 
     def _watch(self, client: Any) -> None:
         client.camera.on_update(lambda view: self._hide_near(np.asarray(view.position)))
@@ -243,6 +297,12 @@ class CameraLayer:
         """Whether the cameras that are not too near are seen."""
         return self._visible
 
+    @visible.setter
+    def visible(self, visible: bool) -> None:
+        self._visible = visible
+        for index, handle in enumerate(self.handles):
+            handle.visible = visible and index not in self._near
+
     def set_world(self, new_from_opened: Similarity) -> None:
         """Moves all cameras from where they were opened."""
         scene = moved_scene(self._scene, new_from_opened)
@@ -254,14 +314,9 @@ class CameraLayer:
             handle.position = position
             handle.scale = self._size
 
-    def set_visible(self, visible: bool) -> None:
-        """Shows or hides all cameras."""
-        self._visible = visible
-        for index, handle in enumerate(self.handles):
-            handle.visible = visible and index not in self._near
-
     def close(self) -> None:
         """Stops loading thumbnails."""
+        self._later.close()
         self._stop.set()
         self._thread.join(timeout=5)
 
@@ -292,13 +347,9 @@ def thumbnail(frame: Frame, long_side: int = THUMBNAIL_PX) -> npt.NDArray[np.uin
         return None
 
 
-def _load_thumbnails(frames: list[tuple[Frame, Any]], stop: threading.Event) -> None:
-    for frame, handle in frames:
-        if stop.is_set():
-            return
-        picture = thumbnail(frame)
-        if picture is not None and not stop.is_set():
-            handle.image = picture
+def faded(picture: npt.NDArray[np.uint8], opacity: float) -> npt.NDArray[np.uint8]:
+    """Returns colours [..., 3] mixed with the background's."""
+    return (opacity * picture + (1 - opacity) * np.array(CANVAS_COLOR)).round().astype(np.uint8)
 
 
 def move_node(handle: Any, new_from_opened: Similarity, stage: Stage) -> None:
@@ -318,8 +369,18 @@ def moved_scene(scene: Scene, new_from_opened: Similarity) -> Scene:
     return replace(scene, frames=frames, points=points)
 
 
-def fly_to(client: Any, stage: Stage, camera: Camera, seconds: float = 0.6) -> None:
-    """Moves a browser's camera to a photograph's pose in a short flight; its window shows all of the photograph."""
+def fly_to(
+    client: Any, stage: Stage, camera: Camera, seconds: float = 0.6, goes_on: Callable[[], bool] = lambda: True
+) -> None:
+    """Moves a browser's camera to a photograph's pose in a short flight; its window shows all of the photograph.
+
+    Args:
+        client: the browser.
+        stage: its units.
+        camera: the photograph's.
+        seconds: how long it takes.
+        goes_on: asked on the way; False ends the flight, as when the next one begins.
+    """
     from scipy.spatial.transform import Rotation, Slerp
 
     view = client.camera
@@ -331,6 +392,8 @@ def fly_to(client: Any, stage: Stage, camera: Camera, seconds: float = 0.6) -> N
     distance = max(float(np.linalg.norm(stage.focus - camera.center_in_world)), 0.1 * stage.extent) * stage.scale
     frames = max(1, round(seconds * 30))
     for index in range(1, frames + 1):
+        if not goes_on():
+            return
         share = index / frames
         share = share * share * (3 - 2 * share)
         x, y, z, w = turn(share).as_quat()

@@ -22,7 +22,9 @@ from recon.rasterization import SplatRenderer
 from recon.scene import Scene, Similarity
 from recon.viewers.content import Content, load_content
 from recon.viewers.exact import ExactPictures, Mode, camera_of
-from recon.viewers.layers import CameraLayer, SplatLayer, add_mesh, add_points, move_node, moved_scene
+from recon.viewers.layers import CameraLayer, PointLayer, SplatLayer, fly_to, moved_scene
+from recon.viewers.mesh_layer import MeshLayer
+from recon.viewers.photos import Photos
 from recon.viewers.picking import surface_at
 from recon.viewers.server import close_server, open_server, url_of
 from recon.viewers.stage import Stage, find_stage
@@ -88,6 +90,8 @@ class Viewer:
         tabs: where panels put their controls.
         layers: "splats", "mesh", "points" and "cameras", as far as there are any.
         exact: our own pictures.
+        photos: the scene's photographs; None without a scene.
+        picture: which rendering is seen.
     """
 
     def __init__(
@@ -120,12 +124,17 @@ class Viewer:
         self._splats = content.splats
         self._world = Similarity()
         self._panels: list[Panel] = []
+        self._flights: dict[int, int] = {}
         self._listeners: list[Callable[[], None]] = []
         self._closed = threading.Event()
         try:
             self._set_first_view()
+            self.server.on_client_disconnect(self._disconnected)
             renderer = content.renderer or _splat_renderer(content.splats)
-            self.exact = ExactPictures(self.server, self.stage, renderer, CANVAS_COLOR)
+            scene = content.scene
+            self.photos = Photos(scene) if scene is not None and scene.frames else None
+            meters = scene.world.meters_per_unit if scene is not None else None
+            self.exact = ExactPictures(self.server, self.stage, renderer, CANVAS_COLOR, self.photos, meters)
             self._add_layers(progress)
             available = list(self.pictures().values())
             self.set_picture(picture if picture is not None and picture in available else available[0])
@@ -167,11 +176,24 @@ class Viewer:
     def set_world(self, new_from_opened: Similarity) -> None:
         """Moves cameras, points and mesh from where they were opened; splats are given by `set_splats`."""
         self._world = new_from_opened
-        for name in ("points", "mesh"):
+        for name in ("points", "mesh", "cameras"):
             if name in self.layers:
-                move_node(self.layers[name], new_from_opened, self.stage)
-        if "cameras" in self.layers:
-            self.layers["cameras"].set_world(new_from_opened)
+                self.layers[name].set_world(new_from_opened)
+        if self.photos is not None:
+            self.photos.set_world(new_from_opened)
+            self.exact.redraw()
+
+    def enter_photo(self, client: Any, index: int) -> None:
+        """Flies a browser to where photograph `index` was taken; an earlier flight of it ends."""
+        flight = self._flights[client.client_id] = self._flights.get(client.client_id, 0) + 1
+        self.exact.set_look(client.client_id, photo=index)
+        self._tell()
+
+        def goes_on() -> bool:
+            return self._flights.get(client.client_id) == flight and not self._closed.is_set()
+
+        assert self.photos is not None
+        fly_to(client, self.stage, self.photos.cameras[index], goes_on=goes_on)
 
     def depth_at(self, client: Any, x_px: float, y_px: float) -> FloatArray | None:
         """Returns the point of the surface under a pixel of a browser's window, [3] in the world; None for nothing.
@@ -205,22 +227,24 @@ class Viewer:
             panel.close()
         if hasattr(self, "exact"):
             self.exact.close()
-        cameras = self.layers.get("cameras")
-        if cameras is not None:
-            cameras.close()
+        for layer in self.layers.values():
+            layer.close()
         close_server(self.server)
 
     def on_switch(self, listener: Callable[[], None]) -> None:
-        """Has a panel told when a layer or the picture was switched, by whomever."""
+        """Has a panel told when a layer, the picture or a browser's photograph was switched, by whomever."""
         self._listeners.append(listener)
 
     def set_layer(self, name: str, visible: bool) -> None:
         """Shows or hides the layer "points", "cameras" or "mesh"."""
-        layer = self.layers[name]
-        if isinstance(layer, CameraLayer):
-            layer.set_visible(visible)
-        else:
-            layer.visible = visible
+        self.layers[name].visible = visible
+        self._tell()
+
+    def set_opacity(self, name: str, opacity: float) -> None:
+        """Fades a layer, 0..1; the exact picture goes with the splats."""
+        self.layers[name].opacity = opacity
+        if name == "splats":
+            self.exact.opacity = opacity
         self._tell()
 
     def set_picture(self, picture: Picture) -> None:
@@ -229,7 +253,7 @@ class Viewer:
         self.picture = picture
         if "splats" in self.layers:
             self.layers["splats"].visible = picture in ("both", "splats")
-        self.exact.switch(modes[picture])
+        self.exact.switch(modes[picture], looks=picture != "nothing")
         self._tell()
 
     def pictures(self) -> dict[str, Picture]:
@@ -237,6 +261,9 @@ class Viewer:
         has_splats, has_renderer = "splats" in self.layers, self.exact.renderer is not None
         available = {"both": has_renderer and has_splats, "exact": has_renderer, "splats": has_splats, "nothing": True}
         return {label: value for label, value in PICTURES.items() if available[value]}
+
+    def _disconnected(self, client: Any) -> None:
+        self._flights.pop(client.client_id, None)
 
     def _tell(self) -> None:
         for listener in self._listeners:
@@ -257,14 +284,15 @@ class Viewer:
             self.layers["splats"] = SplatLayer(server, stage, content.splats, cameras, progress)
             self.exact.on_cover = self.layers["splats"].cover
         if content.mesh is not None and len(content.mesh.faces):
-            self.layers["mesh"] = add_mesh(server, stage, content.mesh, progress)
+            self.layers["mesh"] = MeshLayer(server, stage, content.mesh, progress)
             # Over splats the mesh would hide them; alone it is what was asked for.
             self.layers["mesh"].visible = "splats" not in self.layers and content.renderer is None
         if scene is not None and len(scene.points):
-            self.layers["points"] = add_points(server, stage, scene.points, progress)
+            self.layers["points"] = PointLayer(server, stage, scene.points, progress)
             self.layers["points"].visible = not self.layers.keys() & {"splats", "mesh"} and content.renderer is None
         if scene is not None and scene.frames:
             self.layers["cameras"] = CameraLayer(server, stage, scene, progress)
+            self.layers["cameras"].on_click = self.enter_photo
 
 
 def level(client: Any) -> None:
@@ -292,7 +320,7 @@ def _summary(content: Content) -> str:
         parts.append(f"{len(content.mesh.faces):,} triangles")
     # The title is a file's name, and markdown has its own ideas about what brackets and stars mean.
     title = "".join(letter if letter.isalnum() or letter in " .-" else f"\\{letter}" for letter in content.title[:80])
-    return f"**{title}**\n\n{' · '.join(parts)}\n\nClick a camera to stand where its photograph was taken."
+    return f"**{title}**\n\n{' · '.join(parts)}"
 
 
 def open_viewer(

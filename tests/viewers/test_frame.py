@@ -92,7 +92,7 @@ def test_cameras_points_and_mesh_move_together(viewer: Viewer, world: Any) -> No
         np.testing.assert_allclose(frame.camera.center_in_world, expected, atol=1e-9)
         np.testing.assert_allclose(handle.position, expected * viewer.stage.scale, atol=1e-9)
     np.testing.assert_allclose(viewer.scene.points.positions, move.apply(world.scene.points.positions))
-    assert viewer.layers["mesh"].scale == 2.0
-    np.testing.assert_allclose(viewer.layers["points"].position, np.array([1.0, 2, 3]) * viewer.stage.scale)
+    assert viewer.layers["mesh"].handle.scale == 2.0
+    np.testing.assert_allclose(viewer.layers["points"].handle.position, np.array([1.0, 2, 3]) * viewer.stage.scale)
     viewer.set_world(Similarity())
     np.testing.assert_allclose(viewer.layers["cameras"].handles[0].position, world.cameras[0].center_in_world)

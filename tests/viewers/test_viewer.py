@@ -24,7 +24,8 @@ from recon.render import RenderOptions, RenderOutput
 from recon.scene import Scene, SparsePoints
 from recon.surface.mesh import Mesh
 from recon.viewers import Content, load_content, open_viewer
-from recon.viewers.layers import fov_to_show, frustum_scale, quaternion_wxyz, simplified, thumbnail, unlit_glb
+from recon.viewers.layers import fov_to_show, frustum_scale, quaternion_wxyz, thumbnail
+from recon.viewers.mesh_layer import simplified, unlit_glb
 from recon.viewers.server import close_server, open_server, url_of
 from recon.viewers.stage import clearest_camera, find_stage
 
@@ -219,8 +220,8 @@ def test_large_content_is_thinned_with_a_message(world: Any, monkeypatch: pytest
     try:
         stage = find_stage(Content("a", scene=world.scene))
         layers.SplatLayer(server, stage, world.splats, [], log, limit=100)  # type: ignore[arg-type]
-        points = layers.add_points(server, stage, world.scene.points, log, limit=50)  # type: ignore[arg-type]
-        assert points.points.shape == (50, 3)
+        points = layers.PointLayer(server, stage, world.scene.points, log, limit=50)  # type: ignore[arg-type]
+        assert points.handle.points.shape == (50, 3)
         monkeypatch.setattr(layers, "MOST_THUMBNAILS", 3)
         layers.CameraLayer(server, stage, world.scene, log).close()  # type: ignore[arg-type]
     finally:

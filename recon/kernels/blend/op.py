@@ -172,6 +172,7 @@ def blend_forward_into(
     height: int,
     workspace: Workspace,
     background: torch.Tensor | None = None,
+    planes: DepthPlanes | None = None,
 ) -> Blended:
     """Blends as `blend` does, on the CPU, without gradients and without allocating; the result is in `workspace`.
 
@@ -182,9 +183,14 @@ def blend_forward_into(
         width, height: size of the picture in pixels.
         workspace: keeps the result, and what `blend_backward_into` needs, until the next call with it.
         background: [D]; with it the picture's channels are premultiplied + T_end · background.
+        planes: tilts one channel; such a picture has no backward pass.
     """
     inputs = _inputs(projected, channels)
     params = _forward_params(inputs, tiles, (width, height), workspace.take)
+    if planes is not None:
+        check_tensor("blend", "planes.slopes", planes.slopes, (len(channels), 2))
+        assert planes.slopes.is_contiguous()
+        params.slopes, params.slope_channel = planes.slopes.data_ptr(), planes.channel
     if background is not None:
         assert background.shape == (channels.shape[1],)
         background = background.to(torch.float32).contiguous()
