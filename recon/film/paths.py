@@ -113,6 +113,16 @@ def film_lens(cameras: Sequence[Camera], long_side: int) -> Camera:
     return Camera(width, height, focal, focal, width / 2, height / 2)
 
 
+def reshaped(lens: Camera, width: int, height: int) -> Camera:
+    """Returns a lens for a picture of another size and shape that sees as large a part of the scene.
+
+    The focal length keeps its share of the square root of the picture's area, so that neither a wide film of upright
+    photographs nor an upright one of wide photographs cuts much off or shows far more than was seen.
+    """
+    focal = lens.fy * float(np.sqrt(width * height / (lens.width * lens.height)))
+    return replace(lens, width=width, height=height, fx=focal, fy=focal, cx=width / 2, cy=height / 2)
+
+
 # The orbit ------------------------------------------------------------------------------------------------------
 
 
