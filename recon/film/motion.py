@@ -55,7 +55,7 @@ class KeyframedFilm:
     """A camera's way through keyframes, and the picture's size and rate.
 
     Attributes:
-        keyframes: at least one, in the order of their times.
+        keyframes: in the order of their times; at least one, but for a film that is only begun.
         fps: frames per second.
         width, height: pixels.
         shape: a smooth curve through the keyframes, or straight from one to the next.
@@ -88,6 +88,8 @@ class KeyframedFilm:
     @property
     def duration_s(self) -> float:
         """How long one round takes."""
+        if len(self.keyframes) < 2:
+            return 0.0
         open_s = self.keyframes[-1].time_s - self.begin_s
         if not self.is_closed:
             return open_s

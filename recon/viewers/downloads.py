@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import mimetypes
 import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from recon.errors import ReconError
+from recon.film.library import clean_name
 
 PART_BYTES = 1 << 20
 PARTS_ON_THE_WAY = 8
@@ -74,3 +76,33 @@ def _wait_for(client: Any, doing: str) -> None:
         # A browser that has no storage answers as well.
         if "disconnected" in str(error):
             raise ReconError(doing, "the browser has left", "a browser that stays open") from error
+
+
+class ExportsFolder:
+    """Where files go that browsers ask for: `exports/` in the run, else a folder that lives as long as the viewer."""
+
+    def __init__(self, run_path: Path | None) -> None:
+        self._run_path = run_path
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the files stay when the viewer is closed."""
+        return self._run_path is not None
+
+    def path(self, name: str, suffix: str) -> Path:
+        """Returns the place of a file; of the name only what is harmless is taken.
+
+        Raises:
+            ReconError: nothing of the name is left.
+        """
+        if self._run_path is not None:
+            return self._run_path / "exports" / (clean_name(name) + suffix)
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="recon-exports-")
+        return Path(self._temporary.name) / (clean_name(name) + suffix)
+
+    def close(self) -> None:
+        """Deletes what is not kept."""
+        if self._temporary is not None:
+            self._temporary.cleanup()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The film under the artist's hands: keyframes added, changed, put in another order, and every step undone again.
 
-A film is a value (`recon.film.KeyframedFilm`), so a step back is the film before.  Artists think of how long the way from
-one keyframe to the next takes; the keyframes' times follow from that.
+A film is a value (`recon.film.KeyframedFilm`), so a step back is the film before.  Artists think of how long the way
+from one keyframe to the next takes; the keyframes' times follow from that.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class FilmEditor:
         return replace(self.film, keyframes=tuple(frames))
 
     def _timed(self, frames: Sequence[Keyframe], ways: Sequence[float]) -> KeyframedFilm:
-        """Returns the film of keyframes whose ways to the next take `ways` seconds; the last one's is the way around."""
+        """Returns the film of keyframes whose ways take `ways` seconds; the last one's is the way around."""
         times = np.append(0.0, np.cumsum(ways))
         timed = tuple(replace(frame, time_s=float(time)) for frame, time in zip(frames, times))
         return replace(self.film, keyframes=timed, closing_s=float(ways[-1]) if len(frames) else None)

@@ -92,7 +92,7 @@ class FilmPanel:
     # The controls ---------------------------------------------------------------------------------------------
 
     def _add_keyframes(self) -> None:
-        gui = self._viewer.server.gui
+        gui: Any = self._viewer.server.gui
         self._status = gui.add_markdown(NOTHING_YET)
         self._add = gui.add_button("Add keyframe", icon="plus", hint="At the present view, behind the selected one (K)")
         self._on(self._add, lambda event: self.editor.add(self._camera(event.client)))
@@ -112,30 +112,30 @@ class FilmPanel:
             self._on(order, lambda event: self.editor.move(-1 if event.target.value == "Earlier" else 1))
             self._way = gui.add_number("Seconds to next", 2.0, min=0.05, max=3600.0, step=0.05)
             self._on(self._way, lambda event: self.editor.set_way(event.target.value))
-            self._fov = gui.add_slider("Field of view °", 10.0, 120.0, 0.5, 50.0, hint="Vertical")
+            self._fov = gui.add_slider("Field of view", 10.0, 120.0, 0.5, 50.0, hint="Vertical, in degrees")
             self._on(self._fov, self._set_fov)
             self._easing = gui.add_dropdown("To the next", tuple(EASING_LABELS))
             self._on(self._easing, lambda event: self._set_easing(event.target.value))
-            gizmo = gui.add_checkbox("Handles to move it", False)
+            gizmo = gui.add_checkbox("Move by handles", False)
             self._on(gizmo, lambda event: setattr(self, "_with_gizmo", bool(event.target.value)))
 
     def _add_preview(self) -> None:
-        gui = self._viewer.server.gui
+        gui: Any = self._viewer.server.gui
         self._preview = gui.add_folder("Preview", visible=False)
         with self._preview:
-            self._time = gui.add_slider("Time s", 0.0, 1.0, 0.01, 0.0)
+            self._time = gui.add_slider("Time (s)", 0.0, 1.0, 0.01, 0.0)
             self._on(self._time, self._scrub, refresh=False)
             play = gui.add_button_group("Preview", ("Play", "Stop"), hint="In this browser (P)")
             self._on(play, lambda event: self.toggle(event.client, event.target.value == "Play"), refresh=False)
 
     def _add_timing(self) -> None:
-        gui = self._viewer.server.gui
+        gui: Any = self._viewer.server.gui
         with gui.add_folder("Picture and time"):
             self._size = gui.add_dropdown("Picture", tuple(SIZE_LABELS))
             self._on(self._size, lambda event: self._set_size(event.target.value))
-            self._rate = gui.add_dropdown("Frames a second", RATES, initial_value="30")
+            self._rate = gui.add_dropdown("Frames / s", RATES, initial_value="30")
             self._on(self._rate, lambda event: self._set_rate(event.target.value))
-            self._duration = gui.add_number("Duration s", 0.0, min=0.0, max=3600.0, step=0.1)
+            self._duration = gui.add_number("Duration (s)", 0.0, min=0.0, max=3600.0, step=0.1)
             self._on(self._duration, lambda event: self.editor.set_duration(event.target.value))
             self._loop = gui.add_checkbox("Loop", False, hint="From the last keyframe back to the first")
             self._on(self._loop, lambda event: self.editor.change(loop=bool(event.target.value)))
@@ -147,7 +147,7 @@ class FilmPanel:
             self._on(shown, lambda event: setattr(self, "_show_path", bool(event.target.value)))
 
     def _add_files(self) -> None:
-        gui = self._viewer.server.gui
+        gui: Any = self._viewer.server.gui
         with gui.add_folder("Save and open", expand_by_default=False):
             self._name_field = gui.add_text("Name", self._name)
             self._on(self._name_field, lambda event: setattr(self, "_name", str(event.target.value)), refresh=False)

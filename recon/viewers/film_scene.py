@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recon.film.motion import KeyframedFilm, Motion
-from recon.viewers.layers import quaternion_wxyz
 
 if TYPE_CHECKING:
     from recon.viewers.viewer import Viewer

@@ -145,7 +145,9 @@ class Jobs:
         with self._lock:
             if self._closed or self.running is not None:
                 other = self._job.title if self._job is not None else "the viewer is closing"
-                raise ReconError(f"starting “{title}”", f"“{other}” is still under way", "one at a time", "wait for it, or cancel it")
+                raise ReconError(
+                    f"starting “{title}”", f"“{other}” is still under way", "one at a time", "wait for it, or cancel it"
+                )
             job = Job(title, on_change, self._share_of_time)
             self._job = job
             self._thread = threading.Thread(target=self._run, args=(job, work), name=title, daemon=True)

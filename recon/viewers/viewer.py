@@ -21,7 +21,9 @@ from recon.progress import SILENT, Progress
 from recon.rasterization import SplatRenderer
 from recon.scene import Scene, Similarity
 from recon.viewers.content import Content, load_content
+from recon.viewers.downloads import ExportsFolder
 from recon.viewers.exact import ExactPictures, Mode, camera_of
+from recon.viewers.jobs import Jobs
 from recon.viewers.layers import CameraLayer, PointLayer, SplatLayer, fly_to, moved_scene
 from recon.viewers.mesh_layer import MeshLayer
 from recon.viewers.photos import Photos
@@ -57,10 +59,12 @@ class Panel(Protocol):
 
 def make_panels(viewer: Viewer) -> list[Panel]:
     """Makes the panels in the order of their tabs; one that has nothing to offer asks for no tab."""
+    from recon.viewers.film_panel import FilmPanel
     from recon.viewers.view_panel import ViewPanel
 
     return [
         ViewPanel(viewer),
+        FilmPanel(viewer),
     ]
 
 
@@ -92,6 +96,8 @@ class Viewer:
         exact: our own pictures.
         photos: the scene's photographs; None without a scene.
         picture: which rendering is seen.
+        jobs: long work that browsers ask for, one piece at a time.
+        exports: where the files of such work go.
     """
 
     def __init__(
@@ -127,6 +133,8 @@ class Viewer:
         self._flights: dict[int, int] = {}
         self._listeners: list[Callable[[], None]] = []
         self._closed = threading.Event()
+        self.exports = ExportsFolder(content.run_path)
+        self.jobs = Jobs(lambda: self.exact.share_of_time)
         try:
             self._set_first_view()
             self.server.on_client_disconnect(self._disconnected)
@@ -223,8 +231,10 @@ class Viewer:
         if self._closed.is_set():
             return
         self._closed.set()
+        self.jobs.close()
         for panel in self._panels:
             panel.close()
+        self.exports.close()
         if hasattr(self, "exact"):
             self.exact.close()
         for layer in self.layers.values():
