@@ -30,6 +30,7 @@ _PUBLIC = {
     "make_capture": "recon.data",
     "process": "recon.process",
     "read_splat_ply": "recon.formats.splat_ply",
+    "read_splats": "recon.formats.splat_files",
     "render_film": "recon.film",
     "run_pipeline": "recon.cli.pipeline",
     "train": "recon.methods",
@@ -37,6 +38,7 @@ _PUBLIC = {
     "view": "recon.viewers",
     "write_mesh": "recon.formats.mesh_files",
     "write_splat_ply": "recon.formats.splat_ply",
+    "write_splats": "recon.formats.splat_files",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the splats of a run as a 3DGS PLY for other programs.
+"""Write the splats of a run, or of any splat file, for other programs.
 
-The file's up axis is -Y, as the readers of such files expect; --up world keeps recon's own +Z up.
+The name of --out says the format: .ply, .compressed.ply, .spz, .sog (or FOLDER/meta.json for a SOG in loose files),
+.splat, .glb or .gltf.  Edits that were saved beside the run or file are applied.  Each format's usual axis points up
+(-Y, or +Y for .spz and glTF); --up says otherwise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -17,40 +19,107 @@ from recon.cli.console import size
 from recon.errors import ReconError
 from recon.progress import Progress
 
+if TYPE_CHECKING:
+    from recon.splats import Splats
+
 
 @dataclass(frozen=True)
 class Options(CommonOptions):
     """Options of `recon export`."""
 
     run: tyro.conf.Positional[Path]
-    """The folder that `recon train` wrote, or a splat PLY to convert."""
+    """The folder that `recon train` or `recon run` wrote, or a splat file to convert (.ply, compressed .ply, .spz,
+    .sog or its folder, .splat, .ksplat, .glb, .gltf)."""
     out: Path
-    """The file to write (.ply)."""
-    up: Literal["-y", "world"] = "-y"
-    """Which axis points up in the file."""
+    """The file to write; its name says the format."""
+    up: Literal["auto", "-y", "+y", "-z", "+z", "world"] = "auto"
+    """Which axis points up in the file that is written; world is recon's own +Z."""
+    source_up: Literal["auto", "-y", "+y", "-z", "+z", "world"] = "auto"
+    """Which axis points up in the splat file that is read, where it does not say so itself."""
     edits: bool = True
-    """Whether the edits of the run or the file apply."""
+    """Whether to apply the edits that were saved beside the run or file."""
+    sh_degree: Literal[0, 1, 2, 3] | None = None
+    """Keep spherical harmonics up to this degree only."""
+    drop_broken: bool = False
+    """Leave out splats with NaN or infinite values instead of refusing the file."""
 
 
 def execute(options: Options, progress: Progress) -> Outcome:
-    """Writes the file and says what is in it."""
-    from recon.cli.edited import load_edited_splats
-    from recon.formats.splat_ply import write_splat_ply
+    """Writes the file and says what is in it and what it could not keep."""
+    from recon.formats.splat_files import SPLAT_WRITE_SUFFIXES, write_splats, written_format
 
-    doing = f"exporting {options.run}"
-    if options.out.suffix.lower() != ".ply":
-        raise ReconError(doing, f"the output is {options.out.name}", "a name that ends in .ply")
-    splats = load_edited_splats(options.run, options.edits, progress)
-    write_splat_ply(splats, options.out, options.up)
-    up = "-Y" if options.up == "-y" else "+Z"
-    written = options.out.stat().st_size
-    return Outcome(
-        report={"path": options.out, "splats": len(splats), "sh_degree": splats.sh_degree, "up": up, "bytes": written},
-        title="Export",
-        rows=[
-            ("File", f"{options.out} ({size(written)})"),
-            ("Splats", f"{len(splats):,}, spherical harmonics of degree {splats.sh_degree}"),
-            ("Up axis", up),
-            ("Mode", "anti-aliased (Mip)" if splats.antialiased else "classic"),
-        ],
-    )
+    target = written_format(options.out)
+    if target is None:
+        raise ReconError(
+            f"exporting {options.run}",
+            f"the output is {options.out.name}",
+            f"a name that ends in {', '.join(SPLAT_WRITE_SUFFIXES)}, or FOLDER/meta.json",
+        )
+    splats, edited = _splats(options, progress)
+    losses = target.losses(splats)
+    if options.sh_degree is not None and options.sh_degree < splats.sh_degree:
+        losses.insert(0, f"spherical harmonics above degree {options.sh_degree}, as asked for")
+        splats = _with_degree(splats, options.sh_degree)
+    write_splats(splats, options.out, options.up, progress)
+    up = target.up if options.up == "auto" else "+z" if options.up == "world" else options.up
+    files = _files(options.out)
+    written = sum(file.stat().st_size for file in files)
+    report = {
+        "path": options.out,
+        "format": target.name,
+        "splats": len(splats),
+        "sh_degree": splats.sh_degree,
+        "up": up.upper(),
+        "antialiased": splats.antialiased,
+        "edits": edited,
+        "bytes": written,
+        "lost": losses,
+    }
+    more = f" with {len(files) - 1} more file{'s' if len(files) > 2 else ''}" if len(files) > 1 else ""
+    rows = [
+        ("File", f"{options.out}{more} ({size(written)})"),
+        ("Format", target.name),
+        ("Splats", f"{len(splats):,}, spherical harmonics of degree {splats.sh_degree}"),
+        ("Up axis", up.upper()),
+        ("Mode", "anti-aliased (Mip)" if splats.antialiased else "classic"),
+        *([("Edits", f"{edited} applied")] if edited else []),
+        ("Not kept", "\n".join(losses) if losses else "nothing: every number is kept"),
+    ]
+    return Outcome(report=report, title="Export", rows=rows)
+
+
+def _splats(options: Options, progress: Progress) -> tuple[Splats, int]:
+    """Returns the splats as edited, and how many edits there were."""
+    from recon.cli.edited import load_edited_splats
+    from recon.edits import apply_edits, edits_of
+    from recon.formats.splat_files import is_splat_file, read_splats
+
+    path = options.run
+    edits = edits_of(path) if options.edits else None
+    if path.is_file() or is_splat_file(path):
+        splats = read_splats(path, "drop" if options.drop_broken else "refuse", progress, options.source_up)
+        splats = apply_edits(splats, edits) if edits else splats
+    else:
+        splats = load_edited_splats(path, options.edits, progress)
+    if edits and len(splats) == 0:
+        raise ReconError(
+            f"exporting {path}", "its edits leave no splats", "at least one", "undo some, or export with --no-edits"
+        )
+    return splats, len(edits) if edits else 0
+
+
+def _with_degree(splats: Splats, degree: int) -> Splats:
+    from dataclasses import replace
+
+    return replace(splats, sh=splats.sh[:, : (degree + 1) ** 2].contiguous())
+
+
+def _files(out: Path) -> list[Path]:
+    """Returns what was written: the file first, then those that it refers to."""
+    if out.suffix.lower() == ".gltf":
+        return [out, out.with_suffix(".bin")]
+    if out.name.lower() == "meta.json":
+        from recon.formats.sog_writing import PICTURES
+
+        return [out, *(path for name in PICTURES if (path := out.parent / f"{name}.webp").is_file())]
+    return [out]

@@ -73,9 +73,7 @@ def write_splat_ply(splats: Splats, path: Path, up: UpAxis = "-y") -> None:
     header = [
         "ply",
         "format binary_little_endian 1.0",
-        f"comment recon splats schema {SCHEMA}",
-        f"comment Vertical axis: {_UP_VECTORS[up]}",
-        f"comment SplatRenderMode: {'mip' if splats.antialiased else 'default'}",
+        *header_comments(up, splats.antialiased),
         f"element vertex {len(columns)}",
         *(f"property float {name}" for name in names),
         "end_header",
@@ -89,6 +87,15 @@ def write_splat_ply(splats: Splats, path: Path, up: UpAxis = "-y") -> None:
             rows[:, :3] = chunk[:, :3]
             rows[:, 6:] = chunk[:, 3:]
             file.write(rows.tobytes())
+
+
+def header_comments(up: UpAxis, antialiased: bool) -> list[str]:
+    """Returns the header's lines that tell what the numbers mean."""
+    return [
+        f"comment recon splats schema {SCHEMA}",
+        f"comment Vertical axis: {_UP_VECTORS[up]}",
+        f"comment SplatRenderMode: {'mip' if antialiased else 'default'}",
+    ]
 
 
 def property_names(sh_degree: int) -> list[str]:
@@ -146,19 +153,21 @@ def read_splat_ply(
     except OSError as error:
         raise ReconError(doing, f"it cannot be read ({error.strerror})", "a readable file") from error
     splats = _mend(values, layout, doing, not_finite, progress)
-    comments = _meaning_of_comments(header, doing)
+    comments = meaning_of_comments(header, doing)
     return world_from_splats(replace(splats, antialiased=comments.antialiased), comments.up if up == "auto" else up)
 
 
 @dataclass(frozen=True)
-class _Comments:
+class CommentMeaning:
+    """What comments say: the axis that points up, and whether the screen filter is on."""
+
     up: UpAxis = "-y"
     antialiased: bool = False
 
 
-def _meaning_of_comments(header: PlyHeader, doing: str) -> _Comments:
+def meaning_of_comments(header: PlyHeader, doing: str) -> CommentMeaning:
     """Returns what the header's comments say about axes and filter; files that say nothing are -Y up, unfiltered."""
-    meaning = _Comments()
+    meaning = CommentMeaning()
     for comment in header.comments:
         key, _, value = comment.lower().partition(":")
         if key == "vertical axis":
@@ -210,9 +219,7 @@ def _splat_layout(header: PlyHeader, doing: str) -> _SplatLayout:
         raise ReconError(doing, "its header has no element 'vertex'", EXPECTED)
     present = element.property_names
     if "packed_position" in present:
-        raise ReconError(
-            doing, "it is a compressed splat PLY", EXPECTED, "decompress it first, for example with splat-transform"
-        )
+        raise ReconError(doing, "it is a compressed splat PLY", EXPECTED, "read it with recon.read_splats")
     rest = sum(name.startswith("f_rest_") for name in present)
     if rest not in (0, 9, 24, 45, 72):
         raise ReconError(doing, f"it has {rest} properties f_rest_*", "0, 9, 24 or 45 (harmonics of degree 0 to 3)")
