@@ -189,6 +189,17 @@ class ExactPictures:
             self._renderer = renderer
             self._outdate_all()
 
+    @property
+    def background(self) -> tuple[float, float, float]:
+        """The colour behind everything, RGB in 0..1."""
+        return self._background
+
+    @background.setter
+    def background(self, background: tuple[float, float, float]) -> None:
+        with self._changed:
+            self._background = background
+            self._outdate_all()
+
     def redraw(self) -> None:
         """Makes every picture anew, as when what it is compared with has changed."""
         with self._changed:

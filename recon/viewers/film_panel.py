@@ -20,6 +20,7 @@ from recon.film.keyframes import film_through
 from recon.film.library import PICTURE_SIZES, FilmLibrary
 from recon.film.motion import KeyframedFilm, Motion
 from recon.film.paths import PathOptions, orbit_path, reshaped, train_path
+from recon.scene import Similarity
 from recon.viewers.exact import camera_of
 from recon.viewers.film_editor import FilmEditor
 from recon.viewers.film_player import FilmPlayer, stand
@@ -77,13 +78,14 @@ class FilmPanel:
             self._add_timing()
             self._add_files()
             self.render = FilmRenderFolder(viewer, lambda: (self._name, self.editor.film))
+        viewer.on_world(self.follow_world)
         self._refresh()
 
     def close(self) -> None:
         """Ends previews."""
         self.player.close()
 
-    def follow_world(self, new_from_old: Any) -> None:
+    def follow_world(self, new_from_old: Similarity) -> None:
         """Moves the film along with the world."""
         with self._lock:
             self.editor.move_world(new_from_old)

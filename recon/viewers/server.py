@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 PORTS_TRIED = 100
 
+BACKGROUNDS = {True: (20 / 255, 20 / 255, 20 / 255), False: (1.0, 1.0, 1.0)}
+"""What the page shows where there is nothing, RGB in 0..1, when it is dark and when it is light."""
+
 _construction = threading.Lock()
 
 _at_exit: dict[viser.ViserServer, Callable[[], None]] = {}
@@ -66,9 +69,14 @@ def open_server(host: str, port: int, label: str, progress: Progress = SILENT) -
     atexit.unregister(server.stop)
     _at_exit[server] = atexit.register(partial(close_server, server))
     server.request_share_url = _refuse_to_share  # type: ignore[method-assign]
-    server.gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=True)
+    set_theme(server, dark=True)
     server.scene.set_up_direction("+z")
     return server
+
+
+def set_theme(server: viser.ViserServer, dark: bool) -> None:
+    """Makes the page dark or light in every browser."""
+    server.gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=dark)
 
 
 def close_server(server: viser.ViserServer) -> None:

@@ -60,11 +60,14 @@ class Panel(Protocol):
 def make_panels(viewer: Viewer) -> list[Panel]:
     """Makes the panels in the order of their tabs; one that has nothing to offer asks for no tab."""
     from recon.viewers.film_panel import FilmPanel
+    from recon.viewers.help import HelpPanel
     from recon.viewers.view_panel import ViewPanel
 
+    film: FilmPanel
     return [
         ViewPanel(viewer),
-        FilmPanel(viewer),
+        film := FilmPanel(viewer),
+        HelpPanel(viewer, film),
     ]
 
 
@@ -82,6 +85,11 @@ class Tabs:
 
     def __contains__(self, name: str) -> bool:
         return name in self._tabs
+
+    @property
+    def order(self) -> float:
+        """Where they stand in the panel; what has a smaller order stands above them."""
+        return float(self._group.order)
 
 
 class Viewer:
@@ -132,6 +140,7 @@ class Viewer:
         self._panels: list[Panel] = []
         self._flights: dict[int, int] = {}
         self._listeners: list[Callable[[], None]] = []
+        self._world_listeners: list[Callable[[Similarity], None]] = []
         self._closed = threading.Event()
         self.exports = ExportsFolder(content.run_path)
         self.jobs = Jobs(lambda: self.exact.share_of_time)
@@ -183,13 +192,15 @@ class Viewer:
 
     def set_world(self, new_from_opened: Similarity) -> None:
         """Moves cameras, points and mesh from where they were opened; splats are given by `set_splats`."""
-        self._world = new_from_opened
+        moved, self._world = new_from_opened.compose(self._world.inverse()), new_from_opened
         for name in ("points", "mesh", "cameras"):
             if name in self.layers:
                 self.layers[name].set_world(new_from_opened)
         if self.photos is not None:
             self.photos.set_world(new_from_opened)
             self.exact.redraw()
+        for listener in self._world_listeners:
+            listener(moved)
 
     def enter_photo(self, client: Any, index: int) -> None:
         """Flies a browser to where photograph `index` was taken; an earlier flight of it ends."""
@@ -244,6 +255,10 @@ class Viewer:
     def on_switch(self, listener: Callable[[], None]) -> None:
         """Has a panel told when a layer, the picture or a browser's photograph was switched, by whomever."""
         self._listeners.append(listener)
+
+    def on_world(self, listener: Callable[[Similarity], None]) -> None:
+        """Has a panel told by what the world was moved."""
+        self._world_listeners.append(listener)
 
     def set_layer(self, name: str, visible: bool) -> None:
         """Shows or hides the layer "points", "cameras" or "mesh"."""
