@@ -39,7 +39,10 @@ class TrainOptions(CommonOptions):
     replace: bool = False
     """Throw away the run in --out and start anew."""
     viewer: bool = False
-    """Show the training live in the browser, on this machine alone."""
+    """Show the training live in the browser, where it can be paused, stopped and changed."""
+    host: str = "127.0.0.1"
+    """Address of the viewer.  Other than loopback's it lets other machines in that know the token in the printed
+    address; it is not encrypted, so only in a network that you trust."""
     port: int = 8080
     """Port of the viewer; the next free one is taken where it is in use."""
     profile: bool = False
@@ -86,7 +89,7 @@ def execute(options: Any, progress: Progress) -> Outcome:
     if options.viewer:
         from recon.viewers import LiveViewer
 
-        viewer = LiveViewer.for_scene(options.scene, port=options.port)
+        viewer = LiveViewer.for_scene(options.scene, options.host, options.port, progress)
         progress.log(f"Live view: {viewer.url}")
         hooks.append(viewer.hook(options.config.steps, options.out))
     profile = Profile.measured() if options.profile else OFF

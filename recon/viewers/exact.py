@@ -247,8 +247,9 @@ class ExactPictures:
             self._views[client.client_id] = _View(client, 0.0)
             self._changed.notify()
 
+        # A coroutine runs at once, in order, and without a queue that a browser could make grow.
         @client.camera.on_update
-        def _(_camera: Any) -> None:
+        async def _(_camera: Any) -> None:
             with self._changed:
                 view = self._views.get(client.client_id)
                 if view is not None:
@@ -338,16 +339,23 @@ class ExactPictures:
         self._moving_px[show] = float(np.clip(before * factor, LEAST_PX, MOST_PX))
 
     def _send(self, view: _View, shown: Shown, full: bool, version: int) -> bool:
-        depth = self._depth(shown.depth)
+        def is_wanted() -> bool:
+            is_here = view.client.client_id in self._views and self._mode_of(view) != "off"
+            return is_here and not (full and view.version != version)
+
+        if not is_wanted():
+            return False
+        # Encoding takes its time; nobody waits for the lock meanwhile.
+        view.client.scene.set_background_image(
+            shown.picture, format="jpeg", jpeg_quality=92 if full else 75, depth=self._depth(shown.depth)
+        )
         with self._changed:
-            is_left = view.client.client_id not in self._views
-            if is_left or self._mode_of(view) == "off" or (full and view.version != version):
-                return False
-            view.client.scene.set_background_image(
-                shown.picture, format="jpeg", jpeg_quality=92 if full else 75, depth=depth
-            )
-            view.client.flush()
             view.has_picture, view.depth_range, view.served_s = True, shown.depth_range, time.monotonic()
+            if not is_wanted():
+                if view.client.client_id in self._views and self._mode_of(view) != "always":
+                    self._uncover(view)
+                return False
+            view.client.flush()
             self.pictures_sent += 1
             self.on_legend(view.client.client_id, shown.legend)
         return True

@@ -283,7 +283,9 @@ class CameraLayer:
                 handle.image = faded(self._thumbnails[index], self._opacity)
 
     def _watch(self, client: Any) -> None:
-        client.camera.on_update(lambda view: self._hide_near(np.asarray(view.position)))
+        @client.camera.on_update
+        async def _(view: Any) -> None:
+            self._hide_near(np.asarray(view.position))
 
     def _hide_near(self, eye: npt.NDArray[np.float64]) -> None:
         distances = np.linalg.norm(self._positions - eye, axis=1)

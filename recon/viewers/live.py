@@ -51,7 +51,7 @@ class LiveViewer:
         """Opens the viewer; it shows the cameras until the first snapshot.
 
         Raises:
-            ReconError: the host is not loopback, or no port is free.
+            ReconError: the host is no address of this machine, or no port is free.
         """
         self._waiting = _Waiting()
         content = Content(title, scene=scene, renderer=self._waiting)

@@ -121,14 +121,14 @@ class Viewer:
 
         Args:
             content: what is shown.
-            host: a name of loopback.
+            host: a name of loopback; any other address of this machine demands a token, which `url` carries.
             port: the port, or the first one tried; 0 takes any.
             progress: hears what was left out, and another port than the wanted one.
             picture: what is seen at first; None takes the best there is.
             first_panels: makers of panels that stand before the usual ones.
 
         Raises:
-            ReconError: the host is not loopback, or no port is free.
+            ReconError: the host is no address of this machine, or no port is free.
         """
         self.content = content
         self.stage: Stage = find_stage(content)
@@ -354,7 +354,7 @@ def open_viewer(
     """Opens the viewer of a path or of loaded content and returns at once.
 
     Raises:
-        ReconError: there is nothing to see, the host is not loopback, or no port is free.
+        ReconError: there is nothing to see, the host is no address of this machine, or no port is free.
     """
     if not isinstance(content, Content):
         content = load_content(Path(content), progress)

@@ -16,7 +16,6 @@ from small_scenes import small_scene
 from recon import load_run, read_splat_ply, train
 from recon.cli.edited import load_edited_run
 from recon.cli.main import main
-from recon.formats.mesh_files import read_mesh
 from recon.formats.splat_ply import write_splat_ply
 from recon.methods import SplatConfig
 

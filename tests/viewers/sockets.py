@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A browser without a picture: speaks viser's protocol over a socket, moves its camera, counts what it is sent."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec.msgpack
+import viser
+import zstandard
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+PROTOCOL = f"viser-v{viser.__version__}"
+
+CAMERA: dict[str, Any] = {
+    "type": "ViewerCameraMessage",
+    "wxyz": [0.0, 1.0, 0.0, 0.0],
+    "position": [3.0, 0.0, 1.5],
+    "fov": 0.9,
+    "near": 0.01,
+    "far": 1000.0,
+    "image_height": 360,
+    "image_width": 640,
+    "look_at": [0.0, 0.0, 0.3],
+    "up_direction": [0.0, 0.0, 1.0],
+}
+
+
+class Client:
+    """A connected browser; a thread reads what it is sent, unless it is one that reads nothing.
+
+    Attributes:
+        pictures: how many background pictures it was sent.
+        bytes: how much it was sent in all.
+    """
+
+    def __init__(self, port: int, reads: bool = True, size: tuple[int, int] = (640, 360), query: str = "") -> None:
+        # A small buffer, so that one who does not read is noticed soon.
+        self._socket = connect(
+            f"ws://127.0.0.1:{port}/{query}",
+            subprotocols=[PROTOCOL],  # type: ignore[list-item]
+            max_size=None,
+            compression=None,
+            max_queue=None if reads else 1,
+            ping_interval=None,
+        )
+        self.size = size
+        self.pictures = 0
+        self.bytes = 0
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        if reads:
+            self._thread.start()
+        self.move(0.0)
+
+    def move(self, angle_rad: float, radius: float = 3.3, height: float = 1.6) -> None:
+        """Stands on a circle about the world's axis and looks at its middle."""
+        from recon.cameras import look_at
+        from recon.viewers.layers import quaternion_wxyz
+
+        eye = [radius * math.cos(angle_rad), radius * math.sin(angle_rad), height]
+        import numpy as np
+
+        pose = look_at(np.array(eye), np.array(CAMERA["look_at"]), np.array([0.0, 0.0, 1.0]))
+        width, height_px = self.size
+        message = {
+            **CAMERA,
+            "position": eye,
+            "wxyz": list(quaternion_wxyz(pose[:3, :3].T)),
+            "image_width": width,
+            "image_height": height_px,
+        }
+        self._socket.send(msgspec.msgpack.encode(message))
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Sends any message."""
+        self._socket.send(msgspec.msgpack.encode(message))
+
+    def close(self) -> None:
+        """Leaves as a browser does."""
+        self._socket.close()
+
+    def vanish(self) -> None:
+        """Goes without a word."""
+        self._socket.socket.close()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                raw = self._socket.recv()
+                assert isinstance(raw, bytes)
+                self.bytes += len(raw)
+                compressed = int.from_bytes(raw[8:16], "little")
+                document = msgspec.msgpack.decode(self._decompressor.decompress(raw[16 : 16 + compressed]))
+                for message in document["messages"]:
+                    if message["type"] == "BackgroundImageMessage" and message["rgb_data"] is not None:
+                        self.pictures += 1
+        except (ConnectionClosed, OSError):
+            pass
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Waits for something to become so.
+
+    Raises:
+        AssertionError: it did not.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
+        time.sleep(0.05)
