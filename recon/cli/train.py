@@ -17,6 +17,7 @@ from recon.cli.command import CommonOptions, Grid, Outcome
 from recon.cli.console import duration
 from recon.errors import ReconError
 from recon.methods import get_method, train
+from recon.methods.changes import LiveConfig
 from recon.methods.profile import OFF, Profile
 from recon.progress import Progress
 
@@ -91,7 +92,7 @@ def execute(options: Any, progress: Progress) -> Outcome:
 
         viewer = LiveViewer.for_scene(options.scene, options.host, options.port, progress)
         progress.log(f"Live view: {viewer.url}")
-        hooks.append(viewer.hook(options.config.steps, options.out))
+        hooks.append(viewer.hook(options.config.steps, options.out, LiveConfig(options.config, options.out)))
     profile = Profile.measured() if options.profile else OFF
     report = train(options.scene, options.out, options.config, progress, hooks, existing, profile)
     table = profile.table()

@@ -21,9 +21,15 @@ from recon.errors import ReconError
 C = TypeVar("C")
 
 
-def ranged(default: Any, low: float, high: float = math.inf, resume: bool = False) -> Any:
-    """A dataclass field for a number between `low` and `high`, both included; `resume` as for `free`."""
-    return field(default=default, metadata={"low": low, "high": high, "resume": resume})
+Live = Literal["no", "value", "fraction"]
+
+
+def ranged(default: Any, low: float, high: float = math.inf, resume: bool = False, live: Live = "no") -> Any:
+    """A dataclass field for a number between `low` and `high`, both included; `resume` as for `free`.
+
+    `live` says whether it may change while a training runs, and whether it is a fraction of all steps.
+    """
+    return field(default=default, metadata={"low": low, "high": high, "resume": resume, "live": live})
 
 
 def free(default: Any) -> Any:
@@ -129,6 +135,60 @@ def from_json(kind: type[C], document: Mapping[str, Any], doing: str) -> C:
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+@dataclass(frozen=True)
+class LiveOption:
+    """An option that may change while a training runs.
+
+    Attributes:
+        name: with its group, as on the command line ("rates.position").
+        value: its present value.
+        low, high: its range.
+        is_fraction: whether it is a fraction of all steps.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    is_fraction: bool
+
+
+def live_options(config: Any, prefix: str = "") -> list[LiveOption]:
+    """Returns the options of a configuration that may change while it is trained, those of groups last."""
+    found, groups = [], []
+    for spec in dataclasses.fields(config):
+        value, meta = getattr(config, spec.name), spec.metadata
+        if dataclasses.is_dataclass(value):
+            groups += live_options(value, f"{prefix}{spec.name}.")
+        elif meta.get("live", "no") != "no":
+            name = f"{prefix}{spec.name}"
+            found.append(LiveOption(name, value, meta["low"], meta["high"], meta["live"] == "fraction"))
+    return found + groups
+
+
+def changed(config: C, values: Mapping[str, Any]) -> C:
+    """Returns a configuration with live options changed, by the names that `live_options` gives.
+
+    Raises:
+        ReconError: an option that may not change, or a value of the wrong type or out of range.
+    """
+    present = {option.name: option.value for option in live_options(config)}
+    for name, value in values.items():
+        if name not in present:
+            raise ReconError(
+                "changing a training", f"the option {name} cannot change while it runs", f"one of {', '.join(present)}"
+            )
+        group, _, member = name.rpartition(".")
+        if isinstance(present[name], int) and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if group:
+            part = dataclasses.replace(getattr(config, group), **{member: value})
+            config = dataclasses.replace(config, **{group: part})  # type: ignore[type-var]
+        else:
+            config = dataclasses.replace(config, **{member: value})  # type: ignore[type-var]
+    return config
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recon.errors import ReconError
 from recon.files import write_text
+from recon.methods.changes import FILE_NAME as CHANGES
+from recon.methods.changes import ChangeLog
 from recon.methods.checkpoint import (
     Checkpoint,
     generator_state,
@@ -28,8 +30,8 @@ from recon.methods.checkpoint import (
     torch_random_state,
     write_checkpoint,
 )
-from recon.methods.config import TrainConfig
-from recon.methods.method import Trainer, TrainingData
+from recon.methods.config import TrainConfig, changed, live_options
+from recon.methods.method import Reconfigurable, Trainer, TrainingData
 from recon.progress import SILENT, Progress, Stage
 
 if TYPE_CHECKING:
@@ -37,10 +39,13 @@ if TYPE_CHECKING:
 
     from recon.render import Renderer
 
-Hook = Callable[[int, "Callable[[], Renderer]"], "str | None"]
+Answer = str | Mapping[str, Any] | None
+
+Hook = Callable[[int, "Callable[[], Renderer]"], Answer]
 """Called after each step with the step's number and a function that returns a renderer of the present state, which
-later steps leave alone.  It returns "pause" to be asked again a moment later without a step in between, "stop" to end
-the run with a checkpoint, anything else to go on."""
+later steps leave alone.  "stop" ends the run with a checkpoint.  With three answers it is asked again without a step in
+between: "pause" waits a moment, "save" writes a checkpoint, and a mapping changes options by name
+(`recon.methods.config.live_options`), which is recorded in changes.jsonl.  Anything else goes on."""
 
 _PAUSE_S = 0.05
 _MOST_BAD_STEPS = 20
@@ -190,8 +195,11 @@ class TrainingLoop:
             ReconError: the loss stays without a finite value, or a file cannot be written.
         """
         log = MetricsLog(self.out / "metrics.jsonl", self.step)
+        self._changes = ChangeLog(self.out / CHANGES, self.step)
+        for options in self._changes.kept:
+            self._reconfigure(options)
         status: Literal["finished", "stopped", "interrupted"] = "finished"
-        last_saved_s, saved_step = time.monotonic(), self.step
+        self._saved_s, self._saved_step = time.monotonic(), self.step
         with (
             Interruption().watched() as interruption,
             self.progress.stage("training", self.config.steps, "steps") as bar,
@@ -199,9 +207,8 @@ class TrainingLoop:
             bar.advance(self.step)
             while self.step < self.config.steps:
                 self._make_step(log, bar)
-                if time.monotonic() - last_saved_s >= self.config.checkpoint_s:
+                if time.monotonic() - self._saved_s >= self.config.checkpoint_s:
                     self._save()
-                    last_saved_s, saved_step = time.monotonic(), self.step
                 answer = self._ask_hooks(interruption)
                 if interruption.signal_number:
                     status = "interrupted"
@@ -209,7 +216,7 @@ class TrainingLoop:
                 if answer == "stop":
                     status = "stopped"
                     break
-            if saved_step != self.step or self.step == self.config.steps:
+            if self._saved_step != self.step or self.step == self.config.steps:
                 self._save()
         if status != "finished":
             self.progress.log(f"Training was {status} after step {self.step}; the checkpoint there is whole.")
@@ -254,14 +261,45 @@ class TrainingLoop:
     def _ask_hooks(self, interruption: Interruption) -> str | None:
         for hook in self.hooks:
             answer = hook(self.step, self.trainer.snapshot)
-            while answer == "pause" and not interruption.signal_number:
-                time.sleep(_PAUSE_S)
+            while (isinstance(answer, Mapping) or answer in ("pause", "save")) and not interruption.signal_number:
+                self._obey(answer)
                 answer = hook(self.step, self.trainer.snapshot)
             if answer == "stop":
                 return answer
         return None
 
+    def _obey(self, answer: Answer) -> None:
+        """Does what a hook asked for between two steps; what cannot be done is said and harms nothing."""
+        if isinstance(answer, Mapping):
+            before = {option.name: option.value for option in live_options(self.config)}
+            try:
+                self._reconfigure(answer)
+            except ReconError as error:
+                self.progress.log(f"Not changed after step {self.step}: {error.found}.")
+                return
+            self._changes.write(self.step, answer, {name: before[name] for name in answer})
+            words = ", ".join(f"{name} {before[name]:g} → {value:g}" for name, value in answer.items())
+            self.progress.log(f"Changed after step {self.step}: {words}.")
+        elif answer == "save":
+            self._save()
+            self.progress.log(f"The checkpoint of step {self.step} is written.")
+        else:
+            time.sleep(_PAUSE_S)
+
+    def _reconfigure(self, options: Mapping[str, Any]) -> None:
+        """Changes options of the loop and of the trainer.
+
+        Raises:
+            ReconError: an option or a value that may not be, or a trainer whose options stay.
+        """
+        config = changed(self.config, options)
+        if not isinstance(self.trainer, Reconfigurable):
+            raise ReconError("changing a training", "this method keeps the options that it was started with")
+        self.trainer.reconfigure(config)
+        self.config = config
+
     def _save(self) -> None:
+        self._saved_s, self._saved_step = time.monotonic(), self.step
         checkpoint = Checkpoint(
             step=self.step,
             seconds=self.seconds,

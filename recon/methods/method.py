@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from recon.methods.config import TrainConfig
 from recon.methods.profile import OFF, Profile
@@ -82,6 +82,18 @@ class Trainer(Protocol):
 
     def export(self, folder: Path) -> None:
         """Writes the trained result in the formats that other programs read ("splats.ply")."""
+
+
+@runtime_checkable
+class Reconfigurable(Protocol):
+    """What a trainer also is whose options may change while it runs."""
+
+    def reconfigure(self, config: Any) -> None:
+        """Goes on with other values of the options that the method's configuration declares as live.
+
+        Raises:
+            ReconError: it cannot; then nothing has changed.
+        """
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recon.errors import ReconError
 from recon.files import ensure_output_directory, fingerprint, read_json, remove_leftovers, write_json
+from recon.methods.changes import FILE_NAME as CHANGES
 from recon.methods.config import TrainConfig, differences, from_json, to_json
 from recon.methods.method import Method, TrainingData
 from recon.methods.profile import FILE_NAME as PROFILE
@@ -279,7 +280,7 @@ def _prepare(out: Path, method: Method, config: TrainConfig, existing: Existing)
         return None
     if existing == "replace":
         _read_document(out)  # which refuses a config.json that is somebody else's
-        for name in ("config.json", _REPORT, "metrics.jsonl", "eval.json", "splats.ply", PROFILE):
+        for name in ("config.json", _REPORT, "metrics.jsonl", CHANGES, "eval.json", "splats.ply", PROFILE):
             (out / name).unlink(missing_ok=True)
         clear_checkpoints(out / "checkpoints")
         return None

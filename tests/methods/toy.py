@@ -24,7 +24,7 @@ from recon.render import RenderOptions, RenderOutput
 class ToyConfig(TrainConfig):
     """Options of the toy."""
 
-    rate: float = ranged(0.05, 0.0, 1.0)
+    rate: float = ranged(0.05, 0.0, 1.0, live="value")
     """Of gradient descent; 0 to 1."""
     nan_after: int = ranged(0, 0)
     """Step after which the loss is NaN; 0 for never."""
@@ -58,6 +58,9 @@ class ToyTrainer:
         self.color = self.color + self.config.rate * (target - self.color) + noise
         bad = self.config.nan_after and step > self.config.nan_after
         return {"loss": float("nan") if bad else float((target - self.color).abs().mean())}
+
+    def reconfigure(self, config: ToyConfig) -> None:
+        self.config = config
 
     def snapshot(self) -> ToyRenderer:
         return ToyRenderer(self.color.clone())

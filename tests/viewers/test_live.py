@@ -17,7 +17,8 @@ import torch
 from recon.cameras import Camera
 from recon.render import RenderOptions, RenderOutput
 from recon.viewers import LiveViewer
-from recon.viewers.live import Metrics, _duration
+from recon.viewers.training_metrics import Metrics
+from recon.viewers.training_panel import duration
 
 
 class Brightness:
@@ -111,27 +112,29 @@ def test_metrics_are_read_as_they_grow(tmp_path: Path) -> None:
     assert not metrics.update()
     path.write_text(json.dumps({"step": 50, "loss": 0.2}) + "\n" + '{"step": 100, "lo')
     assert metrics.update()
-    assert metrics.steps == [50]
+    assert metrics.series["loss"] == [(50, 0.2)]
     with path.open("a") as file:
         file.write('ss": 0.1, "held_out_psnr_db": 21.5}\n{"step": 150, "loss": null}\nnonsense\n[1]\n')
     assert metrics.update()
-    assert (metrics.steps, metrics.losses, metrics.scores) == ([50, 100], [0.2, 0.1], [(100, 21.5)])
+    assert metrics.series["loss"] == [(50, 0.2), (100, 0.1)]
+    assert metrics.series["held_out_psnr_db"] == [(100, 21.5)]
+    assert metrics.last("gaussians") is None
     assert not metrics.update()
     path.write_text(json.dumps({"step": 1, "loss": 0.5}) + "\n")
     assert metrics.update()
-    assert metrics.steps == [1]
+    assert metrics.series["loss"] == [(1, 0.5)]
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "m.jsonl")
-    metrics.steps, metrics.losses = list(range(5000)), list(np.linspace(1, 0, 5000))
-    steps, losses = metrics.curve(100)
+    metrics.series["loss"] = list(zip(range(5000), np.linspace(1, 0, 5000).tolist()))
+    steps, losses = metrics.curve("loss", 100)
     assert len(steps) == len(losses) == 100
     assert (steps[0], steps[-1]) == (0, 4999)
 
 
 def test_durations_as_people_say_them() -> None:
-    assert [_duration(s) for s in (-1, 4.4, 100, 7300)] == ["0 s", "4 s", "1 min 40 s", "2 h 1 min"]
+    assert [duration(s) for s in (-1, 4.4, 100, 7300)] == ["0 s", "4 s", "1 min 40 s", "2 h 1 min"]
 
 
 @pytest.mark.browser

@@ -32,25 +32,25 @@ class RateConfig(Checked):
     everything learns several times as fast as in 3DGS, which trains for 30,000.
     """
 
-    position: float = ranged(1.2e-3, 0.0, 1.0)
+    position: float = ranged(1.2e-3, 0.0, 1.0, live="value")
     """Of the positions, in scene extents per step; 0 to 1."""
     position_end_ratio: float = ranged(0.01, 1e-6, 1.0)
     """Their rate, and that of poses and exposures, at the last step over that at the first; above 0 to 1."""
     end_ratio: float = ranged(0.25, 1e-4, 1.0)
     """The rate of scales, rotations, opacities and colours at the last step over that at the first; up to 1."""
-    scale: float = ranged(0.04, 0.0, 1.0)
+    scale: float = ranged(0.04, 0.0, 1.0, live="value")
     """Of the log scales, per step; 0 to 1."""
-    rotation: float = ranged(6e-3, 0.0, 1.0)
+    rotation: float = ranged(6e-3, 0.0, 1.0, live="value")
     """Of the quaternions, per step; 0 to 1."""
-    opacity: float = ranged(0.1, 0.0, 1.0)
+    opacity: float = ranged(0.1, 0.0, 1.0, live="value")
     """Of the opacity logits, per step; 0 to 1."""
-    color: float = ranged(0.01, 0.0, 1.0)
+    color: float = ranged(0.01, 0.0, 1.0, live="value")
     """Of the constant spherical harmonic, per step; 0 to 1."""
     color_detail_ratio: float = ranged(0.15, 0.0, 1.0)
     """Rate of the higher harmonics over that of the constant one; 0 to 1."""
-    pose: float = ranged(1e-4, 0.0, 1.0)
+    pose: float = ranged(1e-4, 0.0, 1.0, live="value")
     """Of camera poses when they are refined: radians, and scene extents, per step; 0 to 1."""
-    exposure: float = ranged(1e-3, 0.0, 1.0)
+    exposure: float = ranged(1e-3, 0.0, 1.0, live="value")
     """Of the colour corrections when exposure is compensated, per step; 0 to 1."""
 
 
@@ -62,7 +62,7 @@ class DensityConfig(Checked):
     """classic: split by screen-space gradient under the budget; mcmc: relocation and noise; none: fixed."""
     start: float = ranged(0.05, 0.0, 1.0)
     """When it begins, as a fraction of all steps; 0 to 1."""
-    stop: float = ranged(0.8, 0.0, 1.0)
+    stop: float = ranged(0.8, 0.0, 1.0, live="fraction")
     """When it ends, as a fraction of all steps; 0 to 1."""
     every: int = ranged(100, 1)
     """Steps between two rounds; at least 1."""
@@ -87,7 +87,7 @@ class SplatConfig(TrainConfig):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     """The table above."""
 
-    max_gaussians: int = ranged(120_000, 1)
+    max_gaussians: int = ranged(120_000, 1, live="value")
     """The most Gaussians that density control may make; at least 1."""
     sh_degree: int = ranged(3, 0, 3)
     """Degree of the spherical harmonics that give view-dependent colour; 0 (none) to 3."""

@@ -41,6 +41,9 @@ class DensityStrategy(Protocol):
     def update(self, parameters: SplatParameters, context: DensityContext) -> None:
         """Changes the Gaussians after an optimiser step, when it is time to."""
 
+    def reconfigure(self, config: SplatConfig) -> None:
+        """Goes on with other options; a budget below the present number stops growth and removes nothing."""
+
     def state(self) -> dict[str, torch.Tensor]:
         """Returns the statistics gathered since the last change."""
 
@@ -99,6 +102,9 @@ class FixedDensity:
     def update(self, parameters: SplatParameters, context: DensityContext) -> None:
         pass
 
+    def reconfigure(self, config: SplatConfig) -> None:
+        pass
+
     def state(self) -> dict[str, torch.Tensor]:
         return {}
 
@@ -113,6 +119,9 @@ class ClassicDensity:
         self._config = config.density
         self._schedule = Schedule.of(config, start_count)
         self._gathered = _nothing_gathered(start_count, device)
+
+    def reconfigure(self, config: SplatConfig) -> None:
+        self._config, self._schedule = config.density, Schedule.of(config, self._schedule.start_count)
 
     def accumulators(self, step: int) -> DensityAccumulators | None:
         return self._gathered if step <= self._schedule.last_round else None
@@ -169,6 +178,9 @@ class McmcDensity:
     def __init__(self, config: SplatConfig, start_count: int) -> None:
         self._config = config.density
         self._schedule = Schedule.of(config, start_count)
+
+    def reconfigure(self, config: SplatConfig) -> None:
+        self._config, self._schedule = config.density, Schedule.of(config, self._schedule.start_count)
 
     def accumulators(self, step: int) -> None:
         return None

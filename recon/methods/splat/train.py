@@ -18,6 +18,7 @@ from recon.methods.method import TrainerState, TrainingData
 from recon.methods.splat.cameras import Exposure, PoseDeltas
 from recon.methods.splat.density import DensityContext, make_density
 from recon.methods.splat.model import SplatParameters, initial_splats
+from recon.methods.splat.plan import check_memory
 from recon.methods.splat.step import AutogradStep, FusedStep, StepRequest, TrainingStep
 from recon.methods.splat.targets import Target, Targets
 from recon.rasterization import SplatRenderer
@@ -63,6 +64,13 @@ class SplatTrainer:
             context = DensityContext(step, self._extent, request.rates.means)
             self._density.update(self._parameters, context)
         return numbers
+
+    def reconfigure(self, config: SplatConfig) -> None:
+        """Goes on with other learning rates, another end of density control or another budget."""
+        if config.max_gaussians > self._config.max_gaussians:
+            check_memory(self._data.scene, config)
+        self._config = config
+        self._density.reconfigure(config)
 
     def _capacity(self) -> int:
         return 0 if self._config.density.strategy == "none" else self._config.max_gaussians

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training writes down while it runs, as curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+MOST_CURVE_POINTS = 500
+
+CURVES = {"loss": "Loss", "held_out_psnr_db": "Held-out PSNR, dB", "gaussians": "Gaussians"}
+"""The quantities of metrics.jsonl that have a curve, and what they are called."""
+
+
+class Metrics:
+    """Follows a metrics.jsonl that grows: reads only what is new, and a line once it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.series: dict[str, list[tuple[float, float]]] = {name: [] for name in CURVES}
+
+    def update(self) -> bool:
+        """Reads what has been added; returns whether there was anything."""
+        try:
+            with self._path.open("rb") as file:
+                if file.seek(0, 2) < self._offset:
+                    # A run that was begun anew has a new file.
+                    self.__init__(self._path)  # type: ignore[misc]
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return False
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            self._take(line)
+        return bool(whole)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            step = float(entry["step"])
+        except (ValueError, KeyError, TypeError):
+            return
+        for name, points in self.series.items():
+            if isinstance(entry.get(name), (int, float)):
+                points.append((step, float(entry[name])))
+
+    def last(self, name: str) -> float | None:
+        """Returns the last value of a quantity; None where there is none yet."""
+        return self.series[name][-1][1] if self.series[name] else None
+
+    def curve(self, name: str, most: int = MOST_CURVE_POINTS) -> tuple[np.ndarray, np.ndarray]:
+        """Returns steps and values of a quantity, thinned to at most `most` points; the ends are kept."""
+        points = np.array(self.series[name], dtype=np.float64).reshape(-1, 2)
+        chosen = np.unique(np.linspace(0, len(points) - 1, min(most, len(points))).astype(int))
+        return points[chosen, 0], points[chosen, 1]
