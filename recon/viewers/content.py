@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recon.edits.files import edits_path
 from recon.errors import ReconError
 from recon.progress import SILENT, Progress
 from recon.scene import Scene
@@ -31,6 +32,7 @@ class Content:
         mesh: triangles.
         renderer: what exact pictures are made with.
         run_path: the folder of the training run, beside whose files edits and camera paths are kept; None without one.
+        edits_path: the file in which edits of the splats are kept; None keeps them in memory.
     """
 
     title: str
@@ -39,6 +41,7 @@ class Content:
     mesh: Mesh | None = None
     renderer: Renderer | None = None
     run_path: Path | None = None
+    edits_path: Path | None = None
 
 
 def load_content(path: Path, progress: Progress = SILENT) -> Content:
@@ -48,7 +51,11 @@ def load_content(path: Path, progress: Progress = SILENT) -> Content:
         ReconError: there is nothing to see at `path`.
     """
     path = Path(path)
-    doing = f"opening {path} in the viewer"
+    content = _load_any(path, f"opening {path} in the viewer", progress)
+    return content if content.splats is None else replace(content, edits_path=edits_path(path))
+
+
+def _load_any(path: Path, doing: str, progress: Progress) -> Content:
     if path.is_dir():
         return _load_folder(path, doing, progress)
     if not path.exists():

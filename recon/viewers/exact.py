@@ -84,6 +84,7 @@ class ExactPictures:
     """Renders for every connected browser while it is on.
 
     Attributes:
+        stage: maps browsers' cameras to the world.
         share_of_time: the most of the time that may be spent on rendering, for training that goes on beside it.
         on_cover: called with a browser's number and whether the picture now stands in place of its splats.
         on_legend: called with a browser's number and the legend of its picture, None for none.
@@ -109,7 +110,7 @@ class ExactPictures:
             photos: what pictures are compared with.
             meters_per_unit: None where it is not known.
         """
-        self._stage = stage
+        self.stage = stage
         self._renderer = renderer
         self._background = background
         self._photos = photos
@@ -310,10 +311,10 @@ class ExactPictures:
         if renderer is None:
             return
         studio = Studio(
-            renderer, self._background, self._photos, self._stage.extent, self._opacity, self._meters_per_unit
+            renderer, self._background, self._photos, self.stage.extent, self._opacity, self._meters_per_unit
         )
         longest = MOST_PX if full else round(self._moving_px.get(look.show, 480.0))
-        camera = camera_of(view.client, self._stage).fitted(longest)
+        camera = camera_of(view.client, self.stage).fitted(longest)
 
         def cancelled() -> bool:
             return self._closing.is_set() or (full and view.version != version)
@@ -374,7 +375,7 @@ class ExactPictures:
             return None
         step = -(-max(depth.shape) // MOST_DEPTH_PX)
         # Points that lie on the surface are not to flicker in and out of it.
-        small = depth[step // 2 :: step, step // 2 :: step] * np.float32(self._stage.scale * 1.01)
+        small = depth[step // 2 :: step, step // 2 :: step] * np.float32(self.stage.scale * 1.01)
         small = np.where(small <= 0, MOST_DEPTH, np.minimum(small, MOST_DEPTH))
         unit = np.float32(DEPTH_STEP / 100_000)
         return np.ascontiguousarray(np.round(small / unit) * unit, dtype=np.float32)

@@ -91,6 +91,10 @@ class SplatLayer:
         self.prepared = browser_splats(splats, self._cameras, self._limit)
         self._resend()
 
+    def set_stage(self, stage: Stage, cameras: list[Camera]) -> None:
+        """Takes up other units and other places of the cameras; splats that are already shown are as they were."""
+        self._stage, self._cameras = stage, cameras
+
     def _resend(self) -> None:
         for client in list(self._clients.values()):
             self._connected(client)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from recon.cameras import Camera
 from recon.film.paths import scene_focus
+from recon.scene import Similarity
 from recon.viewers.content import Content
 
 FloatArray = npt.NDArray[np.float64]
@@ -53,6 +54,16 @@ class Stage:
         pose[:3, 3] = -rotation @ (np.asarray(position, dtype=np.float64) / self.scale)
         focal = 0.5 * height / math.tan(fov_rad / 2)
         return Camera(width, height, focal, focal, width / 2, height / 2, cam_from_world=pose)
+
+    def moved(self, new_from_old: Similarity, zoom: float = 1.0) -> Stage:
+        """Returns the stage of a scene that was moved, with `zoom` times as many browser units per world unit."""
+        return Stage(
+            self.scale * zoom,
+            new_from_old.apply(self.focus),
+            new_from_old.apply(self.eye),
+            self.fov_rad,
+            self.extent * new_from_old.scale,
+        )
 
 
 def find_stage(content: Content) -> Stage:

@@ -28,6 +28,7 @@ from recon.viewers.layers import CameraLayer, PointLayer, SplatLayer, fly_to, mo
 from recon.viewers.mesh_layer import MeshLayer
 from recon.viewers.photos import Photos
 from recon.viewers.picking import surface_at
+from recon.viewers.pointer_tools import PointerTools
 from recon.viewers.server import close_server, open_server, url_of
 from recon.viewers.stage import Stage, find_stage
 
@@ -59,13 +60,17 @@ class Panel(Protocol):
 
 def make_panels(viewer: Viewer) -> list[Panel]:
     """Makes the panels in the order of their tabs; one that has nothing to offer asks for no tab."""
+    from recon.viewers.edit_panel import EditPanel
     from recon.viewers.film_panel import FilmPanel
     from recon.viewers.help import HelpPanel
+    from recon.viewers.measure_panel import MeasurePanel
     from recon.viewers.view_panel import ViewPanel
 
     film: FilmPanel
     return [
         ViewPanel(viewer),
+        EditPanel(viewer),
+        MeasurePanel(viewer),
         film := FilmPanel(viewer),
         HelpPanel(viewer, film),
     ]
@@ -103,9 +108,11 @@ class Viewer:
         layers: "splats", "mesh", "points" and "cameras", as far as there are any.
         exact: our own pictures.
         photos: the scene's photographs; None without a scene.
+        pointer: what a browser's pointer does, where it does not move the camera.
         picture: which rendering is seen.
         jobs: long work that browsers ask for, one piece at a time.
         exports: where the files of such work go.
+        meters_per_unit: the metric scale of the world that is shown; None where it is unknown.
     """
 
     def __init__(
@@ -132,11 +139,13 @@ class Viewer:
         """
         self.content = content
         self.stage: Stage = find_stage(content)
+        self._first_stage = self.stage
         self.server = open_server(host, port, "recon", progress)
         self.layers: dict[str, Any] = {}
         self.picture: Picture = "nothing"
         self._splats = content.splats
         self._world = Similarity()
+        self.meters_per_unit = None if content.scene is None else content.scene.world.meters_per_unit
         self._panels: list[Panel] = []
         self._flights: dict[int, int] = {}
         self._listeners: list[Callable[[], None]] = []
@@ -157,6 +166,7 @@ class Viewer:
             self.set_picture(picture if picture is not None and picture in available else available[0])
             self.server.gui.add_markdown(_summary(self.content))
             self.tabs = Tabs(self.server.gui)
+            self.pointer = PointerTools(self)
             self._panels += [make(self) for make in first_panels]
             self._panels += make_panels(self)
         except BaseException:
@@ -179,6 +189,11 @@ class Viewer:
         return self._splats
 
     @property
+    def world(self) -> Similarity:
+        """Where the scene was moved to from where it was opened."""
+        return self._world
+
+    @property
     def scene(self) -> Scene | None:
         """The scene in the world that is shown now."""
         return None if self.content.scene is None else moved_scene(self.content.scene, self._world)
@@ -190,12 +205,29 @@ class Viewer:
         if "splats" in self.layers:
             self.layers["splats"].replace(splats)
 
-    def set_world(self, new_from_opened: Similarity) -> None:
-        """Moves cameras, points and mesh from where they were opened; splats are given by `set_splats`."""
+    def set_world(self, new_from_opened: Similarity, zoom: float = 1.0, meters_per_unit: float | None = None) -> None:
+        """Moves cameras, points and mesh from where they were opened; splats are given by `set_splats`.
+
+        Args:
+            new_from_opened: where the scene is now.
+            zoom: browser units per world unit, relative to what it was when opened; 1 / s after the unit was made
+                smaller by s leaves everything as large in the window as it was.
+            meters_per_unit: the metric scale of the world now; None where it is unknown.
+        """
         moved, self._world = new_from_opened.compose(self._world.inverse()), new_from_opened
+        self.meters_per_unit = meters_per_unit
+        self.stage = self._first_stage.moved(new_from_opened, zoom)
+        self.exact.stage = self.stage
+        # These keep their own stage: for them the zoom is a part of the move.
+        shown = Similarity(
+            new_from_opened.scale * zoom, new_from_opened.rotation, np.asarray(new_from_opened.translation) * zoom
+        )
         for name in ("points", "mesh", "cameras"):
             if name in self.layers:
-                self.layers[name].set_world(new_from_opened)
+                self.layers[name].set_world(shown)
+        if "splats" in self.layers:
+            cameras = [] if self.scene is None else [frame.camera for frame in self.scene.frames]
+            self.layers["splats"].set_stage(self.stage, cameras)
         if self.photos is not None:
             self.photos.set_world(new_from_opened)
             self.exact.redraw()
