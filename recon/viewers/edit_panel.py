@@ -111,6 +111,14 @@ class EditPanel:
         tool = RectangleTool if what == "rectangle" else LassoTool
         self._viewer.pointer.take(client, tool(self._viewer, self._drawn))
 
+    def put_down(self, client: Any) -> None:
+        """Puts a browser's tool down, and away what is previewed."""
+        assert self.session is not None
+        self._viewer.pointer.put_down(client)
+        self.show_shape(None)
+        if self.session.previewed is not None:
+            self.session.preview(None)
+
     def show_shape(self, kind: str | None) -> None:
         """Shows the box or the sphere that selects, or takes it away."""
         assert self.session is not None
@@ -124,11 +132,10 @@ class EditPanel:
             return
         stage = self._viewer.stage
         edges = np.full(3, 0.8 * stage.extent)
-        self._size.value = (1.0, 1.0, 1.0)
-        self._size.visible, self._radius.visible = kind == "box", kind == "sphere"
-        self._radius.value = 1.0
         size = edges if kind == "box" else 0.5 * edges
-        self._shape_unit = size
+        self._size.visible, self._radius.visible = kind == "box", kind == "sphere"
+        self._size.value = (float(edges[0]), float(edges[1]), float(edges[2]))
+        self._radius.value = float(size[0])
         kind_of_shape: Any = kind
         self._shape = ShapeGizmo(self._viewer, kind_of_shape, stage.focus, size, self._preview_shape)
         self._preview_shape()
@@ -174,8 +181,10 @@ class EditPanel:
             draw.on_click(lambda event: self.draw(event.client, event.target.value.lower()))
             shape = gui.add_button_group("Shape", ("Box", "Sphere"), hint="Drag its arrows, rings and squares")
             shape.on_click(lambda event: self.show_shape(event.target.value.lower()))
-            self._size = gui.add_vector3("Box size", (1.0, 1.0, 1.0), min=(0.01,) * 3, max=(20.0,) * 3, step=0.01)
-            self._radius = gui.add_slider("Radius", 0.02, 4.0, 0.01, 1.0)
+            unit = 10.0 ** np.floor(np.log10(self._viewer.stage.extent))
+            least, step = (float(unit) * 1e-3,) * 3, float(unit) * 0.02
+            self._size = gui.add_vector3("Box size", (1.0, 1.0, 1.0), min=least, step=step)
+            self._radius = gui.add_number("Radius", 1.0, min=least[0], step=step)
             apply = gui.add_button_group("Inside", ("Select", "Keep inside", "Delete inside"))
             drop = gui.add_button("Put the shape away")
             self._shape_controls = (self._size, self._radius, apply, drop)
@@ -219,7 +228,7 @@ class EditPanel:
             "show": lambda client: self._do(client, ShowAll()),
             "rectangle": lambda client: self.draw(client, "rectangle"),
             "lasso": lambda client: self.draw(client, "lasso"),
-            "put down": pointer.put_down,
+            "put down": self.put_down,
             "finish": pointer.finish,
         }
         for name, (label, key, modifier) in SHORTCUTS.items():
@@ -260,9 +269,9 @@ class EditPanel:
 
         session.attempt(client, select)
 
-    def _resize(self, factors: Any) -> None:
+    def _resize(self, size: Any) -> None:
         if self._shape is not None:
-            self._shape.resize(self._shape_unit * factors)
+            self._shape.resize(size)
             self._preview_shape()
 
     def _preview_shape(self) -> None:

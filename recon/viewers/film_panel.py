@@ -88,6 +88,7 @@ class FilmPanel:
     def follow_world(self, new_from_old: Similarity) -> None:
         """Moves the film along with the world."""
         with self._lock:
+            self.player.stage = self._scene.stage = self._viewer.stage
             self.editor.move_world(new_from_old)
             self._refresh()
 

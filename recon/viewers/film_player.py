@@ -24,10 +24,14 @@ TAKEN_OVER = 0.03
 
 
 class FilmPlayer:
-    """Moves the cameras of browsers along films."""
+    """Moves the cameras of browsers along films.
+
+    Attributes:
+        stage: the browsers' units.
+    """
 
     def __init__(self, server: Any, stage: Stage) -> None:
-        self._stage = stage
+        self.stage = stage
         self._lock = threading.Lock()
         self._plays: dict[int, _Play] = {}
         server.on_client_connect(self._connected)
@@ -67,7 +71,7 @@ class FilmPlayer:
             on_end: called when it is over, stopped or not.
         """
         self.stop(client.client_id)
-        play = _Play(client, film, self._stage, from_s, on_time)
+        play = _Play(client, film, self.stage, from_s, on_time)
         with self._lock:
             self._plays[client.client_id] = play
 

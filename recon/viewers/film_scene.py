@@ -40,9 +40,9 @@ class FilmScene:
             on_move: told the position [3] in the world and the world_from_cam rotation [3, 3] that the gizmo was
                 moved to, when it is let go.
         """
-        self._server, self._stage = viewer.server, viewer.stage
+        self._server, self.stage = viewer.server, viewer.stage
         self._on_select, self._on_move = on_select, on_move
-        self._size = 0.07 * self._stage.extent * self._stage.scale
+        self._size = 0.07 * self.stage.extent * self.stage.scale
         self._curve: Any = None
         self._frusta: list[Any] = []
         self._gizmo: Any = None
@@ -75,7 +75,7 @@ class FilmScene:
             return
         count = min(MOST_CURVE_POINTS, max(2, 40 * len(film.keyframes)))
         views = Motion(film).at(film.begin_s + film.duration_s * np.linspace(0, 1 - 1e-9, count))
-        points = np.array([view.position for view in views]) * self._stage.scale
+        points = np.array([view.position for view in views]) * self.stage.scale
         segments = np.stack([points[:-1], points[1:]], axis=1)
         lengths = np.linalg.norm(segments[:, 1] - segments[:, 0], axis=1)
         # A cut is no way, and what stands still has none.
@@ -90,7 +90,7 @@ class FilmScene:
         while len(self._frusta) > len(film.keyframes):
             self._frusta.pop().remove()
         for index, frame in enumerate(film.keyframes):
-            wxyz, position = frame.rotation_wxyz, np.array(frame.position) * self._stage.scale
+            wxyz, position = frame.rotation_wxyz, np.array(frame.position) * self.stage.scale
             fov, aspect = math.radians(frame.fov_deg), film.width / film.height
             if index < len(self._frusta):
                 handle = self._frusta[index]
@@ -127,7 +127,7 @@ class FilmScene:
             )
             self._gizmo.on_update(self._gizmo_moved)
         self._gizmo.visible = True
-        self._gizmo.wxyz, self._gizmo.position = frame.rotation_wxyz, np.array(frame.position) * self._stage.scale
+        self._gizmo.wxyz, self._gizmo.position = frame.rotation_wxyz, np.array(frame.position) * self.stage.scale
 
     def _gizmo_moved(self, event: Any) -> None:
         if event.phase != "end":
@@ -136,7 +136,7 @@ class FilmScene:
 
         w, x, y, z = event.target.wxyz
         rotation = Rotation.from_quat([x, y, z, w]).as_matrix()
-        self._on_move(np.asarray(event.target.position, dtype=np.float64) / self._stage.scale, rotation)
+        self._on_move(np.asarray(event.target.position, dtype=np.float64) / self.stage.scale, rotation)
 
     def _watch(self, client: Any) -> None:
         @client.camera.on_update
@@ -146,7 +146,7 @@ class FilmScene:
 
     def _hide_near(self) -> None:
         for index, (handle, frame) in enumerate(zip(list(self._frusta), self._film.keyframes)):
-            far = np.linalg.norm(np.array(frame.position) * self._stage.scale - self._eye) > NEAR_SIZES * self._size
+            far = np.linalg.norm(np.array(frame.position) * self.stage.scale - self._eye) > NEAR_SIZES * self._size
             visible = bool(self._visible and far)
             if handle.visible != visible:
                 handle.visible = visible
