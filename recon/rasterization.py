@@ -2,15 +2,15 @@
 """Gaussian splats to pictures: projection, tile lists and blending, put together; differentiable to the splats and to
 the camera's pose.
 
-On the CPU the three kernels run; on CUDA the gsplat library (https://docs.gsplat.studio) does the same.  The colour is
-Σ_i T_i alpha_i c_i + T_end background; depth and normals are blended like colours and divided by alpha.
+On the CPU and on CUDA our three kernels run; on CUDA the gsplat library (https://docs.gsplat.studio) can do the same.
+The colour is Σ_i T_i alpha_i c_i + T_end background; depth and normals are blended like colours and divided by alpha.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,7 +24,10 @@ from recon.painting import PaintOptions, SplatPainter, depth_slopes, facing_norm
 from recon.render import RenderOptions, RenderOutput
 from recon.splats import Splats
 
-BACKENDS = ("cpu", "gsplat", "reference")
+if TYPE_CHECKING:
+    from recon.cuda_painting import CudaPainter
+
+BACKENDS = ("cpu", "cuda", "gsplat", "reference")
 
 Background = tuple[float, float, float] | torch.Tensor
 
@@ -129,6 +132,7 @@ class SplatRenderer:
         self.splats = splats.detach().contiguous()
         self._backend = backend
         self._painter = SplatPainter()
+        self._cuda_painter: CudaPainter | None = None
 
     @torch.no_grad()
     def render(self, camera: Camera, options: RenderOptions | None = None) -> RenderOutput:
@@ -139,8 +143,10 @@ class SplatRenderer:
         options = options or RenderOptions()
         backend = resolve_backend(self._backend, self.splats.device, BACKENDS)
         single = self.splats.means.dtype == torch.float32
-        if backend == "cpu" and single and not (options.depth or options.normal or options.features):
+        if backend in ("cpu", "cuda") and single and not (options.depth or options.normal or options.features):
             _check_camera(camera)
+            if backend == "cuda":
+                return self._paint_on_cuda(camera, options.background)
             painted = self._painter.paint(self.splats, camera, PaintOptions(options.background))
             assert painted is not None, "nobody gave it up"
             return painted
@@ -175,8 +181,18 @@ class SplatRenderer:
             return self._painter.paint(self.splats, camera, options, cancelled)
         if cancelled():
             return None
+        if backend == "cuda" and not (options.depth or options.normal):
+            _check_camera(camera)
+            return self._paint_on_cuda(camera, options.background)
         rasterize_options = RasterizeOptions(options.background, depth=options.depth, normal=options.normal)
         return rasterize(self.splats, camera, rasterize_options, backend=self._backend).output
+
+    def _paint_on_cuda(self, camera: Camera, background: tuple[float, float, float]) -> RenderOutput:
+        from recon.cuda_painting import CudaPainter
+
+        if self._cuda_painter is None:
+            self._cuda_painter = CudaPainter(self.splats.device)
+        return self._cuda_painter.paint(self.splats, camera, background)
 
 
 def _check_camera(camera: Camera) -> None:

@@ -17,12 +17,13 @@ _GROWTH = 1.25
 class Workspace:
     """Named buffers that only grow.  What is taken under a name overwrites what was taken under it before."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
         self._buffers: dict[str, torch.Tensor] = {}
         self._taken: dict[str, torch.Tensor] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Returns an uninitialised CPU tensor [*shape]; contiguous, and the same memory as long as it fits.
+        """Returns an uninitialised tensor [*shape]; contiguous, and the same memory as long as it fits.
 
         Each name keeps to one dtype.
         """
@@ -36,7 +37,7 @@ class Workspace:
             room = count if buffer is None else max(count, int(buffer.numel() * _GROWTH))
             self._buffers.pop(name, None)
             self._taken.pop(name, None)
-            buffer = self._buffers[name] = torch.empty(max(room, 1), dtype=dtype)
+            buffer = self._buffers[name] = torch.empty(max(room, 1), dtype=dtype, device=self._device)
         assert buffer.dtype == dtype, f"workspace buffer {name} is {buffer.dtype}, not {dtype}"
         taken = self._taken[name] = buffer[:count].view(shape)
         return taken

@@ -27,6 +27,7 @@ from kernels.fuzz_projection import FIELDS, ProjectionBounds, projection_bounds,
 from kernels.fuzz_scenes import STORED, FuzzScene, fuzz_scene
 
 from recon.kernels import native
+from recon.kernels.backend import Backend
 from recon.kernels.binning.op import TILE_SIZE, TileLists, bin_tiles
 from recon.kernels.blend.op import BlendStatistics, blend, blend_backward_into, blend_forward_into
 from recon.kernels.projection.op import (
@@ -194,14 +195,14 @@ def check_lists(expected: Expected, tiles: TileLists, findings: Findings) -> Non
         findings.check(bool(torch.isin(needed, ranks).all()), f"tile {tile} lacks a Gaussian")
 
 
-def check_blending(expected: Expected, tiles: TileLists, findings: Findings) -> None:
+def check_blending(expected: Expected, tiles: TileLists, findings: Findings, backend: Backend = "auto") -> None:
     """The picture and all gradients, through autograd."""
     s, w, (width, height) = expected.samples, expected.weights, expected.size
     leaves = {name: getattr(expected.projected, name).clone().requires_grad_() for name in FIELDS}
     channels = expected.channels.clone().requires_grad_()
     statistics = BlendStatistics()
     given = Projected(**leaves, visible=expected.projected.visible)
-    out = blend(given, channels, tiles, width, height, statistics=statistics)
+    out = blend(given, channels, tiles, width, height, statistics=statistics, backend=backend)
     by_channels = expected.by_channels.reshape(height, width, -1)
     loss = (out.channels * by_channels).sum() + (out.alpha * expected.by_alpha.reshape(height, width)).sum()
     loss.backward()
@@ -263,13 +264,13 @@ def check_workspace(expected: Expected, tiles: TileLists, findings: Findings) ->
     compare_gradients(expected, bounds, found, findings)
 
 
-def check_renderer(scene: FuzzScene, normal: bool, findings: Findings) -> None:
+def check_renderer(scene: FuzzScene, normal: bool, findings: Findings, backend: Backend = "cpu") -> None:
     """Whatever is in the scene, the pictures and all gradients are numbers, and broken rows have none."""
     leaves = {name: getattr(scene.splats, name).clone().requires_grad_() for name in STORED}
     splats = Splats(**leaves, antialiased=scene.splats.antialiased)
     # The way from normals back to quaternions is torch's, which makes NaN of 0 times NaN.
     options = RasterizeOptions(tuple(scene.background.tolist()), depth=True, median_depth=True, normal=normal)
-    output = rasterize(splats, scene.camera, options, scene.pose, backend="cpu").output
+    output = rasterize(splats, scene.camera, options, scene.pose, backend=backend).output
     pictures = {name: value for name, value in vars(output).items() if value is not None}
     for name, picture in pictures.items():
         findings.check(bool(picture.isfinite().all()), f"{name} is not finite")

@@ -56,7 +56,8 @@ def adam_step(
     """
     from recon.kernels.adam.reference import adam_step_reference
 
-    if resolve_backend(backend, parameter.device, ("cpu", "reference")) == "reference":
+    resolved = resolve_backend(backend, parameter.device, ("cpu", "cuda", "reference"))
+    if resolved == "reference":
         adam_step_reference(parameter, gradient, first_moment, second_moment, hyper, visible)
         return
     shape = tuple(parameter.shape)
@@ -68,6 +69,14 @@ def adam_step(
     ):
         check_tensor("adam_step", name, tensor, shape)
     gradient = check_tensor("adam_step", "gradient", gradient, shape)
+    if visible is not None:
+        visible = visible.view(torch.uint8) if visible.dtype == torch.bool else visible
+        visible = check_tensor("adam_step", "visible", visible, (shape[0],), torch.uint8)
+    if resolved == "cuda":
+        from recon.kernels.adam.cuda import adam_step_cuda
+
+        adam_step_cuda(parameter, gradient, first_moment, second_moment, hyper, visible)
+        return
     module = native()
     params = module.AdamParams()
     params.parameter = parameter.data_ptr()
@@ -75,9 +84,7 @@ def adam_step(
     params.first_moment = first_moment.data_ptr()
     params.second_moment = second_moment.data_ptr()
     if visible is not None:
-        flags = visible.view(torch.uint8) if visible.dtype == torch.bool else visible
-        flags = check_tensor("adam_step", "visible", flags, (shape[0],), torch.uint8)
-        params.visible = flags.data_ptr()
+        params.visible = visible.data_ptr()
     params.rows = shape[0]
     params.width = parameter.numel() // max(shape[0], 1)
     if hyper.column_scale is not None:

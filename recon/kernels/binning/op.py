@@ -46,6 +46,7 @@ class TileLists:
         tiles_x, tiles_y: tiles along the picture's sides.
         alpha_cutoff: alphas below are not blended.
         seen: [N] bool, the Gaussians that touch any tile, where the maker noted them; read `touched`.
+        records: [N, 8] what the CUDA kernels of blending read of each; from them only, which number no pairs.
     """
 
     offsets: torch.Tensor
@@ -55,6 +56,7 @@ class TileLists:
     tiles_y: int
     alpha_cutoff: float = ALPHA_CUTOFF
     seen: torch.Tensor | None = None
+    records: torch.Tensor | None = None
 
     @property
     def ids(self) -> torch.Tensor:
@@ -93,12 +95,16 @@ def bin_tiles(
         ReconError: wrong shapes or types, an impossible size, or more than `max_pairs` pairs.
     """
     _check_numbers(width, height, alpha_cutoff, max_pairs)
-    resolved = resolve_backend(backend, projected.means_px.device, ("cpu", "reference"))
+    resolved = resolve_backend(backend, projected.means_px.device, ("cpu", "cuda", "reference"))
     arrays = _checked(projected, projected.means_px.dtype if resolved == "reference" else torch.float32)
     if resolved == "reference":
         from recon.kernels.binning.reference import bin_tiles_reference
 
         return bin_tiles_reference(projected, width, height, alpha_cutoff)
+    if resolved == "cuda":
+        from recon.kernels.binning.cuda import bin_tiles_cuda
+
+        return bin_tiles_cuda(replace(projected, **arrays), width, height, alpha_cutoff, max_pairs)
     return TileBinner(max_pairs).bin(replace(projected, **arrays), width, height, alpha_cutoff)
 
 

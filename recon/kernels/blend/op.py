@@ -108,7 +108,7 @@ def blend(
     Raises:
         ReconError: shapes or types differ.
     """
-    resolved = resolve_backend(backend, channels.device, ("cpu", "reference"))
+    resolved = resolve_backend(backend, channels.device, ("cpu", "cuda", "reference"))
     _check(projected, channels, tiles, (width, height), channels.dtype if resolved == "reference" else torch.float32)
     if resolved == "reference":
         from recon.kernels.blend.reference import blend_reference
@@ -120,6 +120,10 @@ def blend(
         inputs = (projected.means_px, projected.conics, projected.opacities, channels, projected.depths)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             raise ReconError("calling blend", "gradients are wanted with depth planes", "torch.no_grad()")
+    if resolved == "cuda":
+        from recon.kernels.blend.cuda import blend_cuda
+
+        return blend_cuda(projected, channels, tiles, (width, height), median_depth, statistics, planes)
     picture = (width, height, median_depth)
     out = _Blend.apply(
         projected.means_px,

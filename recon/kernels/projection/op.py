@@ -68,7 +68,13 @@ def project(
     """
     _check_degree(splats, options)
     cam_from_world = cam_from_world.to(splats.means.dtype)
-    if resolve_backend(backend, splats.device, ("cpu", "reference")) == "reference":
+    resolved = resolve_backend(backend, splats.device, ("cpu", "cuda", "reference"))
+    if resolved == "cuda" and splats.means.dtype == torch.float32:
+        from recon.kernels.projection.cuda import project_cuda
+
+        check_tensor("project", "cam_from_world", cam_from_world, (4, 4))
+        return project_cuda(splats, cam_from_world, camera, options)
+    if resolved != "cpu":
         from recon.kernels.projection.reference import project_reference
 
         check_tensor("project", "cam_from_world", cam_from_world, (4, 4), splats.means.dtype)

@@ -32,10 +32,16 @@ def move_rows(tensors: Sequence[torch.Tensor], sources: torch.Tensor, backend: B
     rows = min(len(tensor) for tensor in tensors)
     sources = check_tensor("move_rows", "sources", sources, (None,), torch.int64)
     _check_sources(sources, rows)
-    if resolve_backend(backend, sources.device, ("cpu", "reference")) == "reference":
+    resolved = resolve_backend(backend, sources.device, ("cpu", "cuda", "reference"))
+    if resolved == "reference":
         move_rows_reference(tensors, sources)
         return
     assert all(tensor.is_contiguous() for tensor in tensors)
+    if resolved == "cuda":
+        from recon.kernels.rearrange.cuda import move_rows_cuda
+
+        move_rows_cuda(tensors, sources)
+        return
     assert all(tensor.device.type == "cpu" for tensor in tensors)
     # The largest first, so that the threads end together.
     ordered = sorted(tensors, key=lambda tensor: tensor[:1].numel() * tensor.element_size(), reverse=True)

@@ -74,13 +74,19 @@ def _loss(
     target = check_tensor(operation, "target", target, tuple(image.shape), target_dtype)
     if weight is not None:
         weight = check_tensor(operation, "weight", weight, tuple(image.shape[:2]), image.dtype)
-    if resolve_backend(backend, image.device, ("cpu", "reference")) == "reference":
+    resolved = resolve_backend(backend, image.device, ("cpu", "cuda", "reference"))
+    if resolved == "reference":
         if target.dtype == torch.uint8:
             target = target.to(image.dtype) / 255
         if weight is None:
             weight = torch.ones(image.shape[:2], dtype=image.dtype, device=image.device)
         return photometric_reference(image, target, weight, weights.l1, weights.ssim)
     check_tensor(operation, "image", image, (None, None, None))
+    if resolved == "cuda":
+        from recon.kernels.ssim.cuda import PhotometricCuda
+
+        loss: torch.Tensor = PhotometricCuda.apply(image, target, weight, weights)
+        return loss
     return _Photometric.apply(image, target, weight, weights)
 
 

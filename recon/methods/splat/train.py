@@ -46,6 +46,10 @@ class SplatTrainer:
         self._step: TrainingStep
         if data.device.type == "cpu" and config.backend in ("auto", "cpu"):
             self._step = FusedStep(data.profile)
+        elif config.backend == "cuda" or (data.device.type == "cuda" and config.backend == "auto"):
+            from recon.methods.splat.cuda_step import CudaStep
+
+            self._step = CudaStep(data.device, data.profile)
         else:
             self._step = AutogradStep(config.backend)
 

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launches the CUDA kernels on torch's memory and torch's current stream.
+
+A `Program` is what runs kernels on one device: `CudaProgram` on a GPU.  The tests put one in its place that runs the
+same sources on a CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from recon.errors import ReconError
+from recon.kernels.cuda.sources import Kernel, kernels, struct_of
+
+
+class Program(ABC):
+    """Runs kernels on one device."""
+
+    @abstractmethod
+    def start(self, kernel: Kernel, blocks: int, params: ctypes.Structure) -> None:
+        """Queues a kernel over `blocks` blocks; `params` may be changed as soon as this returns."""
+
+    def launch(self, name: str, threads: int, params: ctypes.Structure) -> None:
+        """Queues a kernel with at least so many threads; with none it does nothing."""
+        kernel = kernels()[name]
+        if threads > 0:
+            self.start(kernel, -(-threads // kernel.threads), params)
+
+    def launch_blocks(self, name: str, blocks: int, params: ctypes.Structure) -> None:
+        """Queues a kernel over so many blocks; with none it does nothing."""
+        if blocks > 0:
+            self.start(kernels()[name], blocks, params)
+
+
+def params_of(name: str, **fields: Any) -> Any:
+    """Returns a struct with these fields set; tensors become their addresses, and None a null pointer."""
+    params = struct_of(name)()
+    assign(params, **fields)
+    return params
+
+
+def assign(params: Any, **fields: Any) -> None:
+    """Sets fields of a struct, as `params_of`."""
+    for name, value in fields.items():
+        if isinstance(value, torch.Tensor):
+            assert value.is_contiguous(), f"{name} is not contiguous"
+            value = value.data_ptr()
+        setattr(params, name, value)
+
+
+_programs: dict[str, Program] = {}
+
+
+def program_for(device: torch.device) -> Program:
+    """Returns what runs the kernels on a device; the first time on a GPU compiles them or reads them from the cache.
+
+    Raises:
+        ReconError: no GPU, no NVRTC, or a driver that does not take the machine code.
+    """
+    key = _key(device)
+    if key not in _programs:
+        if device.type != "cuda":
+            raise ReconError(
+                "starting the CUDA kernels", f"the tensors are on {device}", "tensors on an NVIDIA GPU",
+                "use --backend auto",
+            )  # fmt: skip
+        _programs[key] = CudaProgram(device)
+    return _programs[key]
+
+
+def has_program(device: torch.device) -> bool:
+    """Whether a program for this device was installed or started."""
+    return _key(device) in _programs
+
+
+def install_program(device: torch.device, program: Program | None) -> None:
+    """Lets `program` run the kernels for tensors on `device`; None undoes it.  For tests."""
+    if program is None:
+        _programs.pop(_key(device), None)
+    else:
+        _programs[_key(device)] = program
+
+
+def _key(device: torch.device) -> str:
+    if device.type == "cuda" and device.index is None:
+        return f"cuda:{torch.cuda.current_device()}"
+    return str(device)
+
+
+@functools.cache
+def _driver() -> Any:
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise ReconError(
+            "starting the CUDA kernels", f"cuda-bindings cannot be imported ({error})", "the extra `cuda`",
+            "pip install 'recon[cuda]'",
+        ) from error  # fmt: skip
+    return driver
+
+
+class CudaProgram(Program):
+    """The kernels on one GPU, in torch's own context of it."""
+
+    def __init__(self, device: torch.device) -> None:
+        from recon.kernels.cuda.compiler import cubins
+
+        torch.cuda.init()
+        with torch.cuda.device(device):
+            torch.cuda.current_stream().synchronize()  # makes torch's context the current one
+            major, minor = torch.cuda.get_device_capability(device)
+            self.architecture = 10 * major + minor
+            self._device = device
+            self._functions: dict[str, Any] = {}
+            self._modules = []
+            driver = _driver()
+            code = cubins(self.architecture)
+            for unit, cubin in code.items():
+                module = _checked(driver.cuModuleLoadData(cubin), f"loading the kernels of {unit}")
+                self._modules.append(module)
+                for kernel in kernels().values():
+                    if kernel.unit == unit:
+                        function = driver.cuModuleGetFunction(module, kernel.name.encode())
+                        self._functions[kernel.name] = _checked(function, f"finding the kernel {kernel.name}")
+
+    def start(self, kernel: Kernel, blocks: int, params: ctypes.Structure) -> None:
+        # The driver copies what the pointers point to before it returns.
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))
+        stream = torch.cuda.current_stream(self._device).cuda_stream
+        outcome = _driver().cuLaunchKernel(
+            self._functions[kernel.name], blocks, 1, 1, kernel.threads, 1, 1, 0, stream, ctypes.addressof(pointers), 0
+        )
+        _checked(outcome, f"launching the kernel {kernel.name}")
+
+
+def _checked(outcome: Any, doing: str) -> Any:
+    """Returns what a call of the driver gave besides its status."""
+    status, *results = outcome
+    if int(status) != 0:
+        name = status.name
+        raise ReconError(
+            doing,
+            f"the driver reports {name}",
+            "success",
+            "update the NVIDIA driver, or install the NVRTC of its CUDA version (see `recon doctor`)"
+            if name in ("CUDA_ERROR_NO_BINARY_FOR_GPU", "CUDA_ERROR_INVALID_IMAGE", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+            else "",
+        )
+    return results[0] if results else None
