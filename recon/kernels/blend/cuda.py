@@ -50,14 +50,16 @@ def blend_params(
 def queue_forward(params: Any, device: torch.device, tiles: int) -> None:
     """Queues the forward pass over so many tiles."""
     program = program_for(device)
-    for suffix, params.first_channel, params.used_channels in _launches(params.channel_count):
+    for suffix, first, used in _launches(params.channel_count):
+        assign(params, first_channel=first, used_channels=used)
         program.launch_blocks(f"blend_forward_{suffix}", tiles, params)
 
 
 def queue_backward(params: Any, device: torch.device, tiles: int) -> None:
     """Queues the backward pass; `moments` and, but for three channels, `grad_channels` must be zero."""
     program = program_for(device)
-    for suffix, params.first_channel, params.used_channels in _launches(params.channel_count):
+    for suffix, first, used in _launches(params.channel_count):
+        assign(params, first_channel=first, used_channels=used)
         program.launch_blocks(f"blend_backward_{suffix}", tiles * _BACKWARD_BLOCKS_PER_TILE, params)
 
 

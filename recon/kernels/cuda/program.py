@@ -148,7 +148,8 @@ def _checked(outcome: Any, doing: str) -> Any:
             f"the driver reports {name}",
             "success",
             "update the NVIDIA driver, or install the NVRTC of its CUDA version (see `recon doctor`)"
-            if name in ("CUDA_ERROR_NO_BINARY_FOR_GPU", "CUDA_ERROR_INVALID_IMAGE", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+            if name
+            in ("CUDA_ERROR_NO_BINARY_FOR_GPU", "CUDA_ERROR_INVALID_IMAGE", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
             else "",
         )
     return results[0] if results else None

@@ -107,9 +107,7 @@ def finish_pose(params: Any, pose: torch.Tensor) -> torch.Tensor:
     return pose.to(torch.float32)
 
 
-def project_cuda(
-    splats: Splats, cam_from_world: torch.Tensor, camera: Camera, options: ProjectionOptions
-) -> Projected:
+def project_cuda(splats: Splats, cam_from_world: torch.Tensor, camera: Camera, options: ProjectionOptions) -> Projected:
     """As `recon.kernels.projection.op.project`; differentiable."""
     tensors = [getattr(splats, name).contiguous() for name in _STORED]
     return Projected(*_Project.apply(*tensors, cam_from_world.contiguous(), camera, options))

@@ -13,7 +13,7 @@ _WORD = 4
 
 
 def move_rows_cuda(tensors: Sequence[torch.Tensor], sources: torch.Tensor) -> None:
-    """As `recon.kernels.rearrange.op.move_rows`; rows of a length that is no multiple of four bytes go through torch."""
+    """As `recon.kernels.rearrange.op.move_rows`; rows of no multiple of four bytes go through torch."""
     count = len(sources)
     if count == 0:
         return

@@ -72,9 +72,7 @@ def _fill(params: Any, splats: Splats, moments: Moments, rates: UpdateRates) -> 
         moment = getattr(moments, name)
         rate = rates.sh_constant if name == "sh" else getattr(rates, name)
         value = getattr(splats, name).detach()
-        assign(
-            getattr(params, name), value=value, first_moment=moment.first, second_moment=moment.second, rate=rate
-        )
+        assign(getattr(params, name), value=value, first_moment=moment.first, second_moment=moment.second, rate=rate)
     assign(
         params, sh_detail_rate=rates.sh_detail, view_gradient=int(rates.view_gradient), beta1=rates.beta1,
         beta2=rates.beta2, epsilon=rates.epsilon, bias_correction1=1 - rates.beta1**rates.step,

@@ -17,7 +17,7 @@ from recon.kernels.cuda.sources import PACKAGE, UNITS, Kernel, kernels, struct_o
 
 HERE = Path(__file__).resolve().parent
 FLAGS = (
-    "-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-mfma", "-DRECON_EMULATED",
+    "-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-DRECON_EMULATED",
     "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-psabi", "-Wno-maybe-uninitialized",
     "-Wno-uninitialized",
 )  # fmt: skip
@@ -47,9 +47,7 @@ def _build_unit(unit: str, folder: Path) -> Path:
     assert found is not None
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / library.name
-        machine = [] if os.uname().machine == "x86_64" else ["-mfma"]
-        flags = [flag for flag in FLAGS if flag not in machine]
-        command = [found, *flags, f"-I{HERE}", f"-I{PACKAGE.parent}", "-x", "c++", "-shared", "-o", str(made)]
+        command = [found, *FLAGS, f"-I{HERE}", f"-I{PACKAGE.parent}", "-x", "c++", "-shared", "-o", str(made)]
         done = subprocess.run([*command, str(PACKAGE / unit)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{unit} does not compile for the emulation:\n{done.stderr}"
         os.replace(made, library)
