@@ -166,5 +166,5 @@ def test_wrong_arguments_are_refused() -> None:
         make_state((6, 3)).step(hyper, torch.ones(5, dtype=torch.bool))
     with pytest.raises(ReconError, match="visible"):
         make_state((6, 3)).step(hyper, torch.ones(6))
-    with pytest.raises(ReconError, match="does not have it"):
+    with pytest.raises(ReconError, match="needs an NVIDIA GPU"):
         make_state((6, 3)).step(hyper, backend="cuda")
