@@ -20,6 +20,7 @@ from recon.errors import ReconError
 from recon.progress import Progress
 
 if TYPE_CHECKING:
+    from recon.cameras import Camera
     from recon.splats import Splats
 
 
@@ -60,7 +61,7 @@ def execute(options: Options, progress: Progress) -> Outcome:
     if options.sh_degree is not None and options.sh_degree < splats.sh_degree:
         losses.insert(0, f"spherical harmonics above degree {options.sh_degree}, as asked for")
         splats = _with_degree(splats, options.sh_degree)
-    write_splats(splats, options.out, options.up, progress)
+    write_splats(splats, options.out, options.up, progress, _cameras(options))
     up = target.up if options.up == "auto" else "+z" if options.up == "world" else options.up
     files = _files(options.out)
     written = sum(file.stat().st_size for file in files)
@@ -106,6 +107,24 @@ def _splats(options: Options, progress: Progress) -> tuple[Splats, int]:
             f"exporting {path}", "its edits leave no splats", "at least one", "undo some, or export with --no-edits"
         )
     return splats, len(edits) if edits else 0
+
+
+def _cameras(options: Options) -> list[Camera]:
+    """Returns the cameras of a run whose scene is at hand, as edited; none otherwise."""
+    from recon.formats.splat_files import is_splat_file
+
+    if options.out.name.lower() != "meta.json" and options.out.suffix.lower() != ".sog":
+        return []
+    if options.run.is_file() or is_splat_file(options.run):
+        return []
+    from recon.cli.edited import load_edited_run
+    from recon.views import undistorted_camera
+
+    try:
+        scene = load_edited_run(options.run, options.edits).scene
+    except ReconError:
+        return []
+    return [undistorted_camera(frame.camera) for frame in scene.frames]
 
 
 def _with_degree(splats: Splats, degree: int) -> Splats:

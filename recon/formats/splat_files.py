@@ -9,11 +9,12 @@ usual in its format, unless the caller names another.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from recon.cameras import Camera
 from recon.errors import ReconError
 from recon.formats.splat_axes import UpAxis
 from recon.formats.splat_parts import NotFinite, check_up
@@ -240,7 +241,13 @@ def _written() -> dict[str, WrittenFormat]:
     }
 
 
-def write_splats(splats: Splats, path: Path, up: UpOrAuto = "auto", progress: Progress = SILENT) -> None:
+def write_splats(
+    splats: Splats,
+    path: Path,
+    up: UpOrAuto = "auto",
+    progress: Progress = SILENT,
+    cameras: Sequence[Camera] = (),
+) -> None:
     """Writes splats of our world in the format of the path's name, whole or not at all.
 
     Args:
@@ -248,6 +255,7 @@ def write_splats(splats: Splats, path: Path, up: UpOrAuto = "auto", progress: Pr
         path: the file, its name ending as in `SPLAT_WRITE_SUFFIXES`; `FOLDER/meta.json` writes a SOG as a folder.
         up: the axis that points up in the file; "auto" takes what is usual in the format.
         progress: hears how far the writing is.
+        cameras: from where the splats are looked at, where that is known; a SOG's palette then spares what is seen.
 
     Raises:
         ReconError: an unknown suffix, a value that is not finite, or the file cannot be written.
@@ -282,7 +290,7 @@ def write_splats(splats: Splats, path: Path, up: UpOrAuto = "auto", progress: Pr
     elif suffix in (".sog", "meta.json"):
         from recon.formats.sog_writing import write_sog
 
-        write_sog(splats, path, axis, progress)
+        write_sog(splats, path, axis, progress, cameras)
     else:
         from recon.formats.splat_gltf import write_splat_gltf
 

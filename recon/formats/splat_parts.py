@@ -223,6 +223,12 @@ def log_scales_of(scales: FloatArray) -> FloatArray:
         return np.where(scales == 0, np.float32(LEAST_LOG_SCALE), np.log(scales)).astype(np.float32)
 
 
+def typical_scale(splats: Splats) -> float:
+    """Returns the median over splats of the middle one of their three standard deviations, which flat ones have too."""
+    sample = splats.log_scales[:: max(1, len(splats) // 100_000)]
+    return float(sample.median(1).values.median().clamp(-30, 30).exp())
+
+
 def smallest_three(quats: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns which component of each unit quaternion is largest, [N], and the others in order, [N, 3], each at most
     √½ in size, with the sign at which the largest is positive.  The order of components is that of `quats`."""
