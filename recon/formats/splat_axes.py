@@ -9,7 +9,7 @@ without any rounding:
   (its second and third scales change places) is the same ellipsoid, and with p = q = (1 + i)/√2 the quaternion
   p r q of r = (w, x, y, z) is (-x, w, y, z): a permutation again.
 
-Spherical harmonics of degree 2 and 3 mix with irrational weights, so these are rounded to float32 once per turn.
+Spherical harmonics of degree 2 and 3 mix with irrational weights, so these are rounded to float32.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def _turn(splats: Splats, turns: int) -> Splats:
         log_scales = log_scales[:, [0, 2, 1]]
     sh = splats.sh
     if splats.sh_degree > 0:
-        matrix = torch.from_numpy(_sh_turn(splats.sh_degree, turns)).to(sh.device)
-        sh = torch.einsum("ij,njc->nic", matrix, sh.double()).to(sh.dtype)
+        # One product of matrices for all splats, each channel by itself.
+        matrix = torch.from_numpy(np.kron(_sh_turn(splats.sh_degree, turns), np.eye(3))).to(sh.device, sh.dtype)
+        sh = (sh.flatten(1) @ matrix.T).reshape(sh.shape)
     return replace(splats, means=means, quats=quats, log_scales=log_scales, sh=sh)
 
 

@@ -21,6 +21,7 @@ import torch
 
 from recon.errors import ReconError
 from recon.formats.splat_axes import UpAxis, splats_from_world, world_from_splats
+from recon.formats.splat_ply import finite_rows
 from recon.progress import Progress
 from recon.splats import SH_C0, Splats
 
@@ -75,7 +76,7 @@ class SplatParts:
             progress.log("harmonics above degree 3 were left out")
             sh = sh[:, :16]
         parts = [self.means, self.quats, self.log_scales, self.opacity_logits[:, None], sh.reshape(len(sh), -1)]
-        keep = np.logical_and.reduce([_finite_rows(part) for part in parts]) if len(sh) else np.ones(0, bool)
+        keep = np.logical_and.reduce([finite_rows(part) for part in parts]) if len(sh) else np.ones(0, bool)
         if not keep.all():
             found = f"{int((~keep).sum())} of {len(keep)} splats have values that are NaN or infinite"
             if not_finite == "refuse" or not keep.any():
@@ -98,14 +99,6 @@ class SplatParts:
             antialiased=self.antialiased,
         )
         return world_from_splats(splats, self.up if up == "auto" else up)
-
-
-def _finite_rows(part: FloatArray) -> npt.NDArray[np.bool_]:
-    # The sum is finite only if all numbers are.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(part.sum()):
-            return np.ones(len(part), bool)
-    return np.asarray(np.isfinite(part).all(1), bool)
 
 
 def splats_to_write(splats: Splats, path: Path, up: UpAxis) -> Splats:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from recon.splats import Splats
 SCHEMA = 1
 """Version of what our header comments mean."""
 
-ROWS_PER_CHUNK = 65536
+ROWS_PER_CHUNK = 16384
 
 EXPECTED = "a 3DGS PLY: x y z f_dc_0..2 [f_rest_0..] opacity scale_0..2 rot_0..3"
 
@@ -147,7 +147,7 @@ def read_splat_ply(
         with path.open("rb") as file:
             header = read_ply_header(file, doing)
             layout = _splat_layout(header, doing)
-            values = _read_values(file, header, layout, doing)
+            values = _read_parts(file, header, layout, doing)
     except FileNotFoundError as error:
         raise ReconError(doing, "there is no such file") from error
     except OSError as error:
@@ -204,12 +204,18 @@ def _up_axis(words: list[str]) -> UpAxis:
 
 @dataclass(frozen=True)
 class _SplatLayout:
-    """Which properties to take, in the order of the columns: x y z, f_dc, f_rest, opacity, scales, rotation."""
+    """Which properties make each part of a splat; harmonics come coefficient by coefficient, three channels each."""
 
     element: PlyElement
-    names: list[str]
-    rest_per_channel: int
-    flat: bool
+    means: list[str]
+    quats: list[str]
+    scales: list[str]
+    opacity: list[str]
+    harmonics: list[str]
+
+    @property
+    def parts(self) -> list[list[str]]:
+        return [self.means, self.quats, self.scales, self.opacity, self.harmonics]
 
 
 def _splat_layout(header: PlyHeader, doing: str) -> _SplatLayout:
@@ -225,11 +231,19 @@ def _splat_layout(header: PlyHeader, doing: str) -> _SplatLayout:
         raise ReconError(doing, f"it has {rest} properties f_rest_*", "0, 9, 24 or 45 (harmonics of degree 0 to 3)")
     flat = "scale_2" not in present
     scales = ["scale_0", "scale_1"] if flat else ["scale_0", "scale_1", "scale_2"]
-    names = [
-        *("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2"),
-        *(f"f_rest_{i}" for i in range(rest)),
-        *("opacity", *scales, "rot_0", "rot_1", "rot_2", "rot_3"),
-    ]
+    channel = rest // 3
+    layout = _SplatLayout(
+        element,
+        means=["x", "y", "z"],
+        quats=["rot_0", "rot_1", "rot_2", "rot_3"],
+        scales=scales,
+        opacity=["opacity"],
+        harmonics=[
+            *("f_dc_0", "f_dc_1", "f_dc_2"),
+            *(f"f_rest_{color * channel + index}" for index in range(min(channel, 15)) for color in range(3)),
+        ],
+    )
+    names = [name for part in layout.parts for name in part]
     missing = [name for name in names if name not in present]
     if missing:
         kind = "a mesh or a point cloud" if "f_dc_0" in missing and "opacity" in missing else "not a whole splat file"
@@ -237,34 +251,42 @@ def _splat_layout(header: PlyHeader, doing: str) -> _SplatLayout:
     lists = [name for name in names if element.is_list(name)]
     if lists:
         raise ReconError(doing, f"the properties {', '.join(lists)} are lists", "one number each")
-    return _SplatLayout(element, names, rest // 3, flat)
+    return layout
 
 
-def _read_values(file: BinaryIO, header: PlyHeader, layout: _SplatLayout, doing: str) -> npt.NDArray[np.float32]:
-    """Returns the layout's columns, [N, len(names)] float32.  Sizes are checked before anything is allocated."""
+def _read_parts(file: BinaryIO, header: PlyHeader, layout: _SplatLayout, doing: str) -> list[npt.NDArray[np.float32]]:
+    """Returns the layout's parts, [N, columns] float32 each.  Sizes are checked before anything is allocated."""
     header.seek_to(file, layout.element, doing)
-    values = np.empty((layout.element.count, len(layout.names)), np.float32)
+    parts = [np.empty((layout.element.count, len(names)), np.float32) for names in layout.parts]
+    places = {entry.name: index for index, entry in enumerate(layout.element.properties)}
+    columns = [np.array([places[name] for name in names]) for names in layout.parts]
+    all_float32 = {entry.type for entry in layout.element.properties} == {"f4"}
     start = 0
     with np.errstate(over="ignore", invalid="ignore"):
         for rows in header.rows(file, layout.element, ROWS_PER_CHUNK, doing):
-            for column, name in enumerate(layout.names):
-                values[start : start + len(rows), column] = rows[name]
-            start += len(rows)
+            end = start + len(rows)
+            for part, names, numbers in zip(parts, layout.parts, columns):
+                if all_float32 and rows.dtype[0].isnative:
+                    # As a rule all is float32: then a row is an array, which is copied several times faster.
+                    table = rows.view(np.float32).reshape(len(rows), -1)
+                    np.take(table, numbers, axis=1, out=part[start:end], mode="clip")
+                else:
+                    for column, name in enumerate(names):
+                        part[start:end, column] = rows[name]
+            start = end
     assert start == layout.element.count
-    return values
+    return parts
 
 
 def _mend(
-    values: npt.NDArray[np.float32],
+    parts: list[npt.NDArray[np.float32]],
     layout: _SplatLayout,
     doing: str,
     not_finite: Literal["refuse", "drop"],
     progress: Progress,
 ) -> Splats:
-    """Turns the columns into splats; refuses or drops what is not finite, repairs what has an obvious meaning."""
-    rest_end = 6 + 3 * layout.rest_per_channel
-    scale_end = rest_end + (3 if layout.flat else 4)
-    opacity, scales = values[:, rest_end], values[:, rest_end + 1 : scale_end]
+    """Turns the parts into splats; refuses or drops what is not finite, repairs what has an obvious meaning."""
+    _, _, scales, opacity, _ = parts
     # Some writers store an opacity of exactly one, or a scale of exactly nothing, as what their formulas give.
     opaque = np.isinf(opacity)
     opacity[opaque] = np.copysign(OPACITY_LOGIT_LIMIT, opacity[opaque])
@@ -272,31 +294,38 @@ def _mend(
     if opaque.any():
         progress.log(f"{int(opaque.sum())} splats had an infinite opacity logit; set to ±{OPACITY_LOGIT_LIMIT:g}")
 
-    broken = ~np.isfinite(values).all(1)
+    broken = np.logical_or.reduce([~finite_rows(part) for part in parts])
     if broken.any():
-        found = f"{int(broken.sum())} of {len(values)} splats have values that are NaN or infinite"
+        found = f"{int(broken.sum())} of {len(broken)} splats have values that are NaN or infinite"
         if not_finite == "refuse" or broken.all():
             first = int(np.flatnonzero(broken)[0])
-            name = layout.names[int(np.flatnonzero(~np.isfinite(values[first]))[0])]
+            values = np.concatenate([part[first] for part in parts])
+            names = [name for part in layout.parts for name in part]
+            name = names[int(np.flatnonzero(~np.isfinite(values))[0])]
             raise ReconError(
                 doing, f"{found} (the first is number {first}, its {name})", "finite numbers", "drop these splats"
             )
         progress.log(f"{found}; they were left out")
-        values = values[~broken]
+        parts = [part[~broken] for part in parts]
 
-    quats = values[:, scale_end : scale_end + 4]
+    means, quats, scales, opacity, harmonics = parts
     unturned = ~quats.any(1)
     if unturned.any():
         progress.log(f"{int(unturned.sum())} splats had a zero rotation; set to none")
         quats[unturned, 0] = 1.0
-    rest = values[:, 6:rest_end].reshape(len(values), 3, layout.rest_per_channel)
-    sh = np.concatenate([values[:, None, 3:6], rest.transpose(0, 2, 1)], 1)
-    if sh.shape[1] > 16:
+    if "f_rest_71" in layout.element.property_names:
         progress.log("harmonics above degree 3 were left out")
-        sh = sh[:, :16]
-    scales = values[:, rest_end + 1 : scale_end]
-    if layout.flat:
+    if scales.shape[1] == 2:
         scales = np.concatenate([scales, np.full((len(scales), 1), FLAT_LOG_SCALE, np.float32)], 1)
-    parts = [values[:, :3], quats, scales, values[:, rest_end], sh]
-    means, rotations, log_scales, logits, harmonics = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
-    return Splats(means, rotations, log_scales, logits, harmonics)
+    sh = harmonics.reshape(len(means), harmonics.shape[1] // 3, 3)
+    tensors = [torch.from_numpy(part) for part in (means, quats, scales, opacity[:, 0], sh)]
+    return Splats(tensors[0], tensors[1], tensors[2], tensors[3], tensors[4])
+
+
+def finite_rows(part: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    """Returns which rows of [N, D] hold finite numbers only, [N]."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # The sum is finite only if all numbers are.
+        if np.isfinite(part.sum()):
+            return np.ones(len(part), bool)
+    return np.asarray(np.isfinite(part).all(1), bool)
