@@ -7,6 +7,7 @@ Ctrl-C leaves a whole checkpoint; --resume goes on from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,15 +87,16 @@ def execute(options: Any, progress: Progress) -> Outcome:
     if options.resume and options.replace:
         raise ReconError("reading the options", "both --resume and --replace are given", "one of them")
     existing: Any = "resume" if options.resume else "replace" if options.replace else "refuse"
-    hooks = []
-    if options.viewer:
-        from recon.viewers import LiveViewer
-
-        viewer = LiveViewer.for_scene(options.scene, options.host, options.port, progress)
-        progress.log(f"Live view: {viewer.url}")
-        hooks.append(viewer.hook(options.config.steps, options.out, LiveConfig(options.config, options.out)))
     profile = Profile.measured() if options.profile else OFF
-    report = train(options.scene, options.out, options.config, progress, hooks, existing, profile)
+    with ExitStack() as opened:
+        hooks = []
+        if options.viewer:
+            from recon.viewers import LiveViewer
+
+            viewer = opened.enter_context(LiveViewer.for_scene(options.scene, options.host, options.port, progress))
+            progress.log(f"Live view: {viewer.url}")
+            hooks.append(viewer.hook(options.config.steps, options.out, LiveConfig(options.config, options.out)))
+        report = train(options.scene, options.out, options.config, progress, hooks, existing, profile)
     table = profile.table()
     return Outcome(
         report={**asdict(report), "method": options.method, **({"profile": profile.to_json()} if table else {})},

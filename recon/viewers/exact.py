@@ -243,12 +243,12 @@ class ExactPictures:
             view.has_picture = False
             view.client.scene.set_background_image(None)
 
-    def _connected(self, client: Any) -> None:
+    async def _connected(self, client: Any) -> None:
+        # Coroutines run at once and in order, without a queue that a browser could make grow.
         with self._changed:
             self._views[client.client_id] = _View(client, 0.0)
             self._changed.notify()
 
-        # A coroutine runs at once, in order, and without a queue that a browser could make grow.
         @client.camera.on_update
         async def _(_camera: Any) -> None:
             with self._changed:
@@ -260,7 +260,7 @@ class ExactPictures:
                         self._uncover(view)
                     self._changed.notify()
 
-    def _disconnected(self, client: Any) -> None:
+    async def _disconnected(self, client: Any) -> None:
         with self._changed:
             self._views.pop(client.client_id, None)
 

@@ -18,6 +18,7 @@ from recon.progress import SILENT, Progress
 from recon.scene import Frame, Scene, Similarity, SparsePoints
 from recon.viewers.browser_splats import browser_splats
 from recon.viewers.later import Later
+from recon.viewers.server import has_left
 from recon.viewers.stage import Stage
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class SplatLayer:
         progress: Progress = SILENT,
         limit: int = MOST_SPLATS,
     ) -> None:
-        self._stage, self._cameras, self._limit = stage, cameras, limit
+        self._server, self._stage, self._cameras, self._limit = server, stage, cameras, limit
         self.prepared = browser_splats(splats, cameras, limit)
         self._visible, self._opacity = True, 1.0
         self._covered: set[int] = set()
@@ -69,8 +70,14 @@ class SplatLayer:
         server.on_client_disconnect(lambda client: self._disconnected(client.client_id))
 
     def _connected(self, client: Any) -> None:
-        prepared = self.prepared
         self._clients[client.client_id] = client
+        if has_left(self._server, client):
+            self._disconnected(client.client_id)
+            return
+        self._send(client)
+
+    def _send(self, client: Any) -> None:
+        prepared = self.prepared
         self.handles[client.client_id] = client.scene.add_gaussian_splats(
             "/splats",
             prepared.centers,
@@ -80,6 +87,8 @@ class SplatLayer:
             scale=prepared.node_scale * self._stage.scale,
             visible=self._visible and client.client_id not in self._covered,
         )
+        if has_left(self._server, client):
+            self._disconnected(client.client_id)
 
     def _disconnected(self, client_id: int) -> None:
         self.handles.pop(client_id, None)
@@ -97,7 +106,7 @@ class SplatLayer:
 
     def _resend(self) -> None:
         for client in list(self._clients.values()):
-            self._connected(client)
+            self._send(client)
 
     @property
     def opacity(self) -> float:

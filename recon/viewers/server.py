@@ -103,6 +103,15 @@ def url_of(server: viser.ViserServer) -> str:
     return address if token is None else f"{address}/?token={token}"
 
 
+def has_left(server: viser.ViserServer, client: Any) -> bool:
+    """Whether a browser is gone.
+
+    Who is told of connections by a thread of viser's may hear of the end first; so it asks once it has remembered the
+    browser, and forgets it again.
+    """
+    return client.client_id not in server.get_clients()
+
+
 def _own_address() -> str:
     """Returns the address by which other machines most likely reach this one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -155,6 +164,7 @@ def _behind(gate: Gate) -> Iterator[None]:
             return None if response is None else gate.dress(request, response)
 
         changed = {"process_request": process, "max_size": MOST_MESSAGE_BYTES, "logger": _log}
+        changed["close_timeout"] = 1.0  # nobody waits for a browser that does not answer
         return original(gate.watch(handler), host, port, **{**options, **changed})
 
     library.serve = serve  # type: ignore[assignment, misc]

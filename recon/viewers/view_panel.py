@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from recon.viewers.exact import camera_of
 from recon.viewers.looks import SHOWS, Compare, Legend
+from recon.viewers.server import has_left
 from recon.viewers.viewer import level
 
 if TYPE_CHECKING:
@@ -93,7 +94,10 @@ class ViewPanel:
             return
         # A tab is entered by one thread at a time.
         with self._lock, self._viewer.tabs["View"]:
-            self._own[client.client_id] = _OwnControls(self._viewer, client)
+            if not has_left(self._viewer.server, client):
+                self._own[client.client_id] = _OwnControls(self._viewer, client)
+        if has_left(self._viewer.server, client):
+            self._disconnected(client)
 
     def _disconnected(self, client: Any) -> None:
         self._own.pop(client.client_id, None)

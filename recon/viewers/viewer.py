@@ -8,6 +8,7 @@ with open_viewer(load_content(path)) as viewer:
 
 from __future__ import annotations
 
+import atexit
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -172,6 +173,8 @@ class Viewer:
         except BaseException:
             self.close()
             raise
+        # A program that ends with its viewer open must not end in the middle of a kernel.
+        atexit.register(self.close)
 
     @property
     def url(self) -> str:
@@ -274,6 +277,7 @@ class Viewer:
         if self._closed.is_set():
             return
         self._closed.set()
+        atexit.unregister(self.close)
         self.jobs.close()
         for panel in self._panels:
             panel.close()

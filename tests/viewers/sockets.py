@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -35,21 +36,27 @@ class Client:
     """A connected browser; a thread reads what it is sent, unless it is one that reads nothing.
 
     Attributes:
+        size, reads: of its window, and whether it reads what it is sent.
         pictures: how many background pictures it was sent.
         bytes: how much it was sent in all.
     """
 
     def __init__(self, port: int, reads: bool = True, size: tuple[int, int] = (640, 360), query: str = "") -> None:
-        # A small buffer, so that one who does not read is noticed soon.
+        connection = socket.socket()
+        if not reads:
+            # A small buffer, so that one who does not read is noticed soon.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", port))
         self._socket = connect(
             f"ws://127.0.0.1:{port}/{query}",
+            sock=connection,
             subprotocols=[PROTOCOL],  # type: ignore[list-item]
             max_size=None,
             compression=None,
             max_queue=None if reads else 1,
             ping_interval=None,
         )
-        self.size = size
+        self.size, self.reads = size, reads
         self.pictures = 0
         self.bytes = 0
         self._decompressor = zstandard.ZstdDecompressor()
