@@ -68,6 +68,7 @@ class SplatPainter:
         self._lock = Lock()
         self._workspace = Workspace()
         self._binner = TileBinner()
+        self._axes: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def paint(
         self,
@@ -94,9 +95,16 @@ class SplatPainter:
             if options.solid_sigma is not None:
                 projected, cutoff = _solid(projected, options.solid_sigma), SOLID_ALPHA
             tiles = self._binner.bin(projected, camera.width, camera.height, cutoff)
-            layers = _layers(splats, projected, camera, pose, options)
+            axes = self._axes_of(splats) if options.normal or options.solid_sigma is not None else None
+            layers = _layers(splats, projected, camera, pose, options, axes)
             blended = self._blend(projected, layers, tiles, camera, cancelled)
         return None if blended is None else layers.output(*blended, options)
+
+    def _axes_of(self, splats: Splats) -> torch.Tensor:
+        """Returns `shortest_axes` of the splats, which are the same from picture to picture."""
+        if self._axes is None or self._axes[0] is not splats.quats:
+            self._axes = (splats.quats, shortest_axes(splats))
+        return self._axes[1]
 
     def _blend(
         self,
@@ -171,10 +179,17 @@ class _Layers:
         return RenderOutput(rgb=rgb, alpha=alpha, depth=depth, normal=normal)
 
 
-def _layers(splats: Splats, projected: Projected, camera: Camera, pose: torch.Tensor, options: PaintOptions) -> _Layers:
+def _layers(
+    splats: Splats,
+    projected: Projected,
+    camera: Camera,
+    pose: torch.Tensor,
+    options: PaintOptions,
+    axes: torch.Tensor | None,
+) -> _Layers:
     parts, background, planes = [projected.colors], list(options.background), None
     shade = depth = normal = None
-    normals = facing_normals(splats, pose) if options.normal or options.solid_sigma is not None else None
+    normals = None if axes is None else _turned_to(pose, splats.means, axes)
     if options.solid_sigma is not None:
         assert normals is not None
         shade, planes = 3, DepthPlanes(_shade_slopes(projected.conics, options.solid_sigma), 3)
@@ -216,12 +231,20 @@ def _shade_slopes(conics: torch.Tensor, sigma: float) -> torch.Tensor:
 
 def facing_normals(splats: Splats, cam_from_world: torch.Tensor) -> torch.Tensor:
     """Returns each Gaussian's shortest axis, turned towards the camera: unit vectors [N, 3] in the world."""
+    return _turned_to(cam_from_world, splats.means, shortest_axes(splats))
+
+
+def shortest_axes(splats: Splats) -> torch.Tensor:
+    """Returns each Gaussian's shortest axis, of either sign: unit vectors [N, 3] in the world."""
     quats = torch.nn.functional.normalize(splats.quats, dim=-1)
     shortest = splats.log_scales.detach().argmin(1)
-    axes = rotation_matrices(quats)[torch.arange(len(splats), device=splats.device), :, shortest]
+    return rotation_matrices(quats)[torch.arange(len(splats), device=splats.device), :, shortest]
+
+
+def _turned_to(cam_from_world: torch.Tensor, means: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         center = -cam_from_world[:3, :3].T @ cam_from_world[:3, 3]
-        away = ((splats.means - center) * axes).sum(-1) > 0
+        away = ((means - center) * axes).sum(-1) > 0
     return torch.where(away[:, None], -axes, axes)
 
 

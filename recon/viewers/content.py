@@ -45,7 +45,7 @@ class Content:
 
 
 def load_content(path: Path, progress: Progress = SILENT) -> Content:
-    """Opens a run folder, a scene folder, a splat PLY or a mesh.
+    """Opens a run folder, a scene folder, splats of any format or a mesh.
 
     Raises:
         ReconError: there is nothing to see at `path`.
@@ -56,17 +56,18 @@ def load_content(path: Path, progress: Progress = SILENT) -> Content:
 
 
 def _load_any(path: Path, doing: str, progress: Progress) -> Content:
-    if path.is_dir():
-        return _load_folder(path, doing, progress)
+    from recon.formats.splat_files import is_splat_file, read_splats
+
     if not path.exists():
         raise ReconError(doing, "there is no such file or folder")
-    if path.suffix.lower() == ".ply" and _is_splat_ply(path, doing):
-        from recon.formats.splat_ply import read_splat_ply
-
-        return Content(path.name, splats=read_splat_ply(path, not_finite="drop", progress=progress))
+    # A SOG may be a folder.
+    if is_splat_file(path):
+        return Content(path.name, splats=read_splats(path, not_finite="drop", progress=progress))
+    if path.is_dir():
+        return _load_folder(path, doing, progress)
     if path.suffix.lower() in MESH_SUFFIXES:
         return Content(path.name, mesh=_read_mesh(path))
-    raise ReconError(doing, f"its suffix is {path.suffix or 'missing'}", "a run, a scene, a splat PLY or a mesh")
+    raise ReconError(doing, f"its suffix is {path.suffix or 'missing'}", "a run, a scene, splats or a mesh")
 
 
 def _load_folder(path: Path, doing: str, progress: Progress) -> Content:
@@ -114,17 +115,6 @@ def _scene_of_run(run: Path) -> Path | None:
         if isinstance(place.get(key), str) and (base / place[key]).is_dir():
             return base / place[key]
     return None
-
-
-def _is_splat_ply(path: Path, doing: str) -> bool:
-    from recon.formats.ply_header import read_ply_header
-
-    try:
-        with path.open("rb") as file:
-            element = read_ply_header(file, doing).element("vertex")
-    except OSError as error:
-        raise ReconError(doing, f"it cannot be read ({error.strerror})", "a readable file") from error
-    return element is not None and bool({"f_dc_0", "scale_0", "packed_position"} & element.property_names)
 
 
 def _read_mesh(path: Path) -> Mesh:

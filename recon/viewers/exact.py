@@ -36,11 +36,12 @@ REST_S = 0.15
 WANTED_S = 0.045
 """How long a picture of a moving camera may take: some twenty a second."""
 
-FASTEST_S = 0.03
+FASTEST_S = 0.02
 """No browser gets pictures faster than this."""
 
 MOST_PX = 1600
-LEAST_PX = 160
+LEAST_PX = 320
+"""Below, a picture costs what its splats cost, not what its pixels do."""
 MOST_DEPTH_PX = 480
 """Longest side of the depth that is sent along: the browser interpolates it."""
 
@@ -270,7 +271,7 @@ class ExactPictures:
                 job = self._next_job()
                 while job is None and not self._closing.is_set():
                     # A resting camera's full picture falls due by the clock, not by an event.
-                    self._changed.wait(timeout=0.02 if self._is_behind() else None)
+                    self._changed.wait(timeout=0.01 if self._is_behind() else None)
                     job = self._next_job()
                 if self._closing.is_set():
                     return
@@ -320,7 +321,7 @@ class ExactPictures:
             return self._closing.is_set() or (full and view.version != version)
 
         started = time.perf_counter()
-        shown = make_picture(studio, look, camera, view.depth_range, cancelled)
+        shown = make_picture(studio, look, camera, view.depth_range, cancelled, full)
         if not full:
             self._learn(look.show, time.perf_counter() - started)
         if shown is None or not self._send(view, shown, full, version):

@@ -120,6 +120,7 @@ def make_picture(
     camera: Camera,
     depth_range: tuple[float, float] | None,
     cancelled: Callable[[], bool],
+    full: bool = True,
 ) -> Shown | None:
     """Makes the picture of a look; None where it was given up.
 
@@ -129,10 +130,11 @@ def make_picture(
         camera: from where, a PINHOLE camera.
         depth_range: the depth's present scale, kept where it still fits.
         cancelled: asked now and then whether nobody wants the picture any more.
+        full: whether it may take its time; else the depth is that of centres.
     """
     if look.show == "error":
         camera = camera.fitted(ERROR_PX)
-    output = _paint(studio, look, camera, cancelled)
+    output = _paint(studio, look, camera, cancelled, full)
     if output is None or cancelled():
         return None
     rgb = output.rgb.clamp(0, 1).cpu().numpy()
@@ -187,14 +189,16 @@ def error_palette() -> npt.NDArray[np.float32]:
     return colors.astype(np.float32)
 
 
-def _paint(studio: Studio, look: Look, camera: Camera, cancelled: Callable[[], bool]) -> RenderOutput | None:
+def _paint(
+    studio: Studio, look: Look, camera: Camera, cancelled: Callable[[], bool], full: bool
+) -> RenderOutput | None:
     background = (0.0, 0.0, 0.0) if look.show in ("normal", "alpha") else studio.background
     renderer, is_solid = studio.renderer, look.show == "ellipsoids"
     if isinstance(renderer, SplatRenderer):
         options = PaintOptions(
             background,
             depth=True,
-            planar_depth=look.show in ("depth", "error"),
+            planar_depth=full and look.show in ("depth", "error"),
             normal=look.show == "normal",
             solid_sigma=look.sigma if is_solid else None,
         )
