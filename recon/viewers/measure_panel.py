@@ -58,12 +58,14 @@ class MeasurePanel:
                 self._file = None
             tools = gui.add_button_group("Measure", tuple(TITLES), hint="Click on the surface; Escape stops")
             tools.on_click(lambda event: self.begin(event.client, TITLES[event.target.value]))
-            finish = gui.add_button("Finish the area (Enter)")
-            finish.on_click(lambda event: viewer.pointer.finish(event.client))
+            more = gui.add_button_group("Then", ("Finish area", "Delete all"), hint="Enter finishes an area too")
+            acts: dict[str, Callable[[Any], None]] = {
+                "Finish area": viewer.pointer.finish,
+                "Delete all": lambda client: self._change(client, ()),
+            }
+            more.on_click(lambda event: acts[event.target.value](event.client))
             self._note = gui.add_markdown("")
             self._list = gui.add_folder("Measurements")
-            clear = gui.add_button("Delete all measurements")
-            clear.on_click(lambda event: self._change(event.client, ()))
         viewer.on_world(lambda moved: self._show())
         self._show()
 
@@ -112,22 +114,20 @@ class MeasurePanel:
             self._fill_list(texts)
             known = self._viewer.meters_per_unit is not None
             self._note.content = (
-                "Values are in metres."
+                "The scale is known: values are metric."
                 if known
                 else "The scale is not known, so values are in units of the scene. To measure in metres set the scale: "
                 "*Edit, Ground, up and scale*."
             )
 
     def _fill_list(self, texts: list[str]) -> None:
-        import viser
-
         gui = self._viewer.server.gui
         self._list.visible = bool(texts)
         with self._list:
             for index, (entry, text) in enumerate(zip(self.measurements, texts, strict=True)):
                 # A field of text, because that can be marked and copied.
                 self._rows.append(gui.add_text(f"{index + 1} {entry.kind.capitalize()}", text))
-                button = gui.add_button(f"Delete {index + 1}", icon=viser.Icon.TRASH)
+                button = gui.add_button_group("", (f"Delete {index + 1}",))
                 button.on_click(self._deleter(index))
                 self._rows.append(button)
 
