@@ -32,6 +32,7 @@ from recon.formats.splat_parts import (
     logits_of_bytes,
     quats_from_three,
     refusing,
+    rounded_bytes,
     smallest_three,
     splats_to_write,
 )
@@ -194,8 +195,8 @@ def write_compressed_ply(splats: Splats, path: Path, up: UpAxis = "-y") -> None:
         file.write(torch.cat(bounds, 1).numpy().astype("<f4").tobytes())
         file.write(words.tobytes())
         if rest:
-            numbers = (splats.sh[:, 1:] / HARMONICS_RANGE + 0.5) * 256
-            file.write(numbers.clamp(0, 255).to(torch.uint8).transpose(1, 2).contiguous().numpy().tobytes())
+            numbers = rounded_bytes(splats.sh[:, 1:], 256 / HARMONICS_RANGE, 128, down=True)
+            file.write(np.ascontiguousarray(numbers.reshape(count, -1, 3).transpose(0, 2, 1)).data)
 
 
 def _shares(values: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

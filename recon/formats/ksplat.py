@@ -160,7 +160,8 @@ def _section_parts(data: bytes, header: _Header, section: _Section, row: np.dtyp
     if header.level > 0:
         centers = np.ndarray((section.buckets, 3), "<f4", data, section.buckets_start, (section.bucket_bytes, 4))
         step = section.block_size / 2 / section.steps
-        means = (means - section.steps) * np.float32(step) + centers[_bucket_of(data, section, doing)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            means = (means - section.steps) * np.float32(step) + centers[_bucket_of(data, section, doing)]
     rest = None
     if section.degree:
         numbers: FloatArray = rows["rest"].astype(np.float32)

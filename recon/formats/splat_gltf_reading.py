@@ -47,7 +47,8 @@ def read_splat_gltf(
     `recon.formats.splat_files.read_splats`."""
     doing = f"reading the splats of {path}"
     document, binary = _open(Path(path), doing)
-    with refusing(doing, "its JSON does not fit glTF"):
+    # A number where an object should be is found out when it is used as one.
+    with refusing(doing, "its JSON does not fit glTF", TypeError, AttributeError):
         found = _Reader(document, binary, Path(path).parent, doing, progress).parts()
     if not found:
         raise ReconError(doing, f"it has no primitive with {EXTENSION}: it is a mesh or a point cloud", _EXPECTED)

@@ -36,7 +36,8 @@ LEAST_BUDGET = 16 << 20
 MOST_RATIO = 100
 """No honest splat file shrinks to less than a hundredth; what claims more than 16 MB beyond that is not unpacked."""
 
-LEAST_LOG_SCALE, MOST_LOG_SCALE = -30.0, 30.0
+LEAST_LOG_SCALE = -30.0
+ROWS_AT_ONCE = 16384
 
 
 @dataclass(eq=False)
@@ -120,7 +121,8 @@ def splats_to_write(splats: Splats, path: Path, up: UpAxis) -> Splats:
     parts = (splats.means, splats.quats, splats.log_scales, splats.opacity_logits, splats.sh)
     broken = torch.zeros(len(splats), dtype=torch.bool)
     for part in parts:
-        if not bool(torch.isfinite(part.sum(dtype=torch.float64))):
+        # The sum is finite only if all numbers are, and much faster than looking at each.
+        if not bool(torch.isfinite(part.sum())):
             broken |= ~torch.isfinite(part.reshape(len(splats), -1)).all(1)
     if bool(broken.any()):
         raise ReconError(
@@ -142,8 +144,8 @@ def check_up(up: str, doing: str, auto: bool) -> None:
 
 
 @contextmanager
-def refusing(doing: str, what: str) -> Iterator[None]:
-    """Turns whatever a decoder of the standard library says about broken bytes into a `ReconError`."""
+def refusing(doing: str, what: str, *also: type[Exception]) -> Iterator[None]:
+    """Turns whatever a decoder of the standard library says about broken bytes, and `also`, into a `ReconError`."""
     try:
         yield
     except ReconError:
@@ -164,6 +166,7 @@ def refusing(doing: str, what: str) -> Iterator[None]:
         zipfile.BadZipFile,
         zlib.error,
         MemoryError,
+        *also,
     ) as error:
         raise ReconError(doing, f"{what} ({str(error)[:200] or type(error).__name__})", "an unbroken file") from error
     except OSError as error:
@@ -214,6 +217,23 @@ def log_scales_of(scales: FloatArray) -> FloatArray:
     """Returns natural logarithms; nothing becomes a scale so small that nobody sees it, NaN and negatives NaN."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(scales == 0, np.float32(LEAST_LOG_SCALE), np.log(scales)).astype(np.float32)
+
+
+def rounded_bytes(values: torch.Tensor, factor: float, offset: float, step: int = 1, down: bool = False) -> ByteArray:
+    """Returns `offset` + `factor` times the values as bytes, rounded to multiples of `step` about the offset.
+
+    Rows are done a few at a time, which stays in the cache and needs no second copy of all numbers.  With `down`
+    numbers are cut off instead of rounded.
+    """
+    values = values.reshape(len(values), -1)
+    result = torch.empty(values.shape, dtype=torch.uint8)
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        piece = values[start : start + ROWS_AT_ONCE] * (factor / step)
+        if step > 1:
+            piece.round_().mul_(step)
+        piece.add_(offset)
+        result[start : start + ROWS_AT_ONCE] = (piece.floor_() if down else piece.round_()).clamp_(0, 255)
+    return np.asarray(result.numpy())
 
 
 def typical_scale(splats: Splats) -> float:

@@ -56,8 +56,8 @@ def cluster_groups(
     code_offsets = check_tensor(doing, "code_offsets", code_offsets, (len(row_offsets),), torch.int64)
     codebook = check_tensor(doing, "codebook", codebook, (None, rows.shape[1])).clone()
     _check_offsets(row_offsets, code_offsets, len(rows), len(codebook))
-    # A sum is finite only if all numbers are.
-    if not all(torch.isfinite(numbers.sum(dtype=torch.float64)) for numbers in (rows, codebook, weights)):
+    # A sum is finite only if all numbers are, and much faster than looking at each; it may also have overflowed.
+    if not all(n.sum().isfinite() or n.isfinite().all() for n in (rows, codebook, weights)):
         raise ReconError(f"calling {doing}", "rows, weights or codes are not finite", "finite numbers")
     if iterations < 0 or bool((weights < 0).any()):
         raise ReconError(f"calling {doing}", f"{iterations} iterations or a negative weight", "none below 0")
