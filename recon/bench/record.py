@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recon.bench import ablation, kernels, render, scaling
+from recon.bench import ablation, formats, kernels, render, scaling
 from recon.bench.results import Entry, Report, read_report, short_seconds
 from recon.errors import ReconError
 from recon.files import write_text
@@ -98,6 +98,8 @@ def tables(report: Report) -> list[tuple[list[str], list[list[str]]]]:
         return [ablation.table_rows(report.entries)]
     if report.kind == "render":
         return [render.table_rows(report.entries)]
+    if report.kind == "formats":
+        return [formats.table_rows(report.entries)]
     if report.kind == "scaling":
         outcome = scaling.Outcome(report.entries)
         fits = {name: scaling.Fit(**values) for name, values in report.more.get("fits", {}).items()}

@@ -15,8 +15,8 @@ from recon.errors import ReconError
 from recon.files import read_json, write_json
 
 SCHEMA = 1
-Kind = Literal["kernels", "train", "scaling", "render", "ablation"]
-KINDS: tuple[Kind, ...] = ("kernels", "train", "scaling", "render", "ablation")
+Kind = Literal["kernels", "train", "scaling", "render", "ablation", "formats"]
+KINDS: tuple[Kind, ...] = ("kernels", "train", "scaling", "render", "ablation", "formats")
 _KEYS = ("kind", "command", "settings", "machine", "entries", "more")
 
 

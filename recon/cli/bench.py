@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure this machine: `recon bench kernels`, `train`, `ablate`, `scaling`, `render`, and `compare` for two results.
+"""Measure this machine: `recon bench kernels`, `train`, `ablate`, `scaling`, `render`, `formats`, and `compare`.
 
 Each takes --json; what it prints then, or writes with --out, is what `recon bench compare` reads.
 """
@@ -133,6 +133,20 @@ class Render(MeasureOptions):
 
 
 @dataclass(frozen=True)
+class Formats(MeasureOptions):
+    """Size, picture and speed of every splat format that recon writes."""
+
+    source: tyro.conf.Positional[Path]
+    """A trained run, or a splat file."""
+    long_side: int = 480
+    """Longer side of the pictures that are compared, in pixels."""
+    repeats: int = 3
+    """How often each file is written and read; the times are medians."""
+    copies: int = 1
+    """Repeat the splats so many times, each copy changed a little, to measure speed at size."""
+
+
+@dataclass(frozen=True)
 class Compare(CommonOptions):
     """Set two results side by side; exit code 3 when something became slower beyond the noise."""
 
@@ -148,6 +162,7 @@ _SUBCOMMANDS = {
     "ablate": Ablate,
     "scaling": Scaling,
     "render": Render,
+    "formats": Formats,
     "compare": Compare,
 }
 
@@ -168,6 +183,8 @@ def execute(options: Any, progress: Progress) -> Outcome:
         return _train(options, progress)
     if isinstance(options, Ablate):
         return _ablate(options, progress)
+    if isinstance(options, Formats):
+        return _formats(options, progress)
     return _scaling(options, progress) if isinstance(options, Scaling) else _render(options, progress)
 
 
@@ -281,6 +298,17 @@ def _render(options: Render, progress: Progress) -> Outcome:
     entries = measure_rendering(settings, progress)
     kept = {**asdict(settings), "source": Path(options.source).name}
     return _finish(_report("render", options, kept, entries), options)
+
+
+def _formats(options: Formats, progress: Progress) -> Outcome:
+    from recon.bench.formats import FormatSettings, measure_formats
+
+    settings = FormatSettings(
+        options.source, max(options.long_side, 16), max(options.repeats, 1), max(options.copies, 1)
+    )
+    entries = measure_formats(settings, progress)
+    kept = {**asdict(settings), "source": options.source.resolve().name}
+    return _finish(_report("formats", options, kept, entries), options)
 
 
 def _compare(options: Compare) -> Outcome:

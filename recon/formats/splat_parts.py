@@ -143,6 +143,24 @@ def check_up(up: str, doing: str, auto: bool) -> None:
         raise ReconError(doing, f"the up axis is {up!r}", " or ".join(known))
 
 
+_BROKEN: tuple[type[Exception], ...] = (
+    ValueError,  # UnicodeDecodeError and json.JSONDecodeError are its children.
+    EOFError,
+    KeyError,
+    IndexError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    SyntaxError,  # Pillow's word for a broken PNG.
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    MemoryError,
+)
+"""What decoders raise when bytes are broken."""
+
+
 @contextmanager
 def refusing(doing: str, what: str, *also: type[Exception]) -> Iterator[None]:
     """Turns whatever a decoder of the standard library says about broken bytes, and `also`, into a `ReconError`."""
@@ -152,22 +170,7 @@ def refusing(doing: str, what: str, *also: type[Exception]) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise ReconError(doing, "there is no such file") from error
-    except (
-        ValueError,  # UnicodeDecodeError and json.JSONDecodeError are its children.
-        EOFError,
-        KeyError,
-        IndexError,
-        NotImplementedError,
-        OverflowError,
-        RecursionError,
-        RuntimeError,
-        SyntaxError,  # Pillow's word for a broken PNG.
-        struct.error,
-        zipfile.BadZipFile,
-        zlib.error,
-        MemoryError,
-        *also,
-    ) as error:
+    except _BROKEN + also as error:
         raise ReconError(doing, f"{what} ({str(error)[:200] or type(error).__name__})", "an unbroken file") from error
     except OSError as error:
         raise ReconError(doing, f"{what} ({error.strerror or str(error)[:200]})", "a readable file") from error

@@ -247,3 +247,18 @@ def test_every_variant_changes_options_that_exist(variant: str) -> None:
     parsed: Any = tyro.cli(train_command.options_type(words), args=words)
     changed = parsed.config != SplatConfig.preset("normal")
     assert changed or variant in (ablation.DEFAULT, "higher harmonics in every step")
+
+
+def test_formats_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from recon.formats.splat_ply import write_splat_ply
+
+    write_splat_ply(random_scene(400, (64, 48), 1).splats, tmp_path / "a.ply")
+    words = ["formats", str(tmp_path / "a.ply"), "--long-side", "48", "--repeats", "1", "--copies", "2"]
+    report = run_json([*words, "--out", str(tmp_path / "r.json")], capsys)
+    by_name = {entry["facts"]["format"]: entry for entry in report["entries"]}
+    assert set(by_name) == {".ply", ".compressed.ply", ".spz", ".sog", ".splat", ".glb"}
+    assert by_name[".ply"]["low"] > 100
+    assert all(entry["facts"]["splats"] == 800 and entry["median"] > 20 for entry in report["entries"])
+    assert all(by_name[name]["facts"]["ratio"] > 3 for name in (".compressed.ply", ".spz", ".sog", ".splat"))
+    assert str(tmp_path) not in (tmp_path / "r.json").read_text()
+    assert main(["bench", "compare", str(tmp_path / "r.json"), str(tmp_path / "r.json")]) == 0

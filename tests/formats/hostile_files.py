@@ -187,9 +187,11 @@ class Hostile:
 
     def _gltf(self, rng: np.random.Generator) -> Mutated:
         text = self.sound["s.gltf"]
-        choice = rng.integers(4)
+        choice = rng.integers(5)
         if choice == 0:
             text = mutated(text, rng)
+        elif choice == 4:
+            return "x", {"x.gltf": text, "s.bin": mutated(self.binary, rng)}
         elif choice == 1:
             text = _lying_json(text, rng)
         elif choice == 2:
@@ -213,7 +215,7 @@ class Hostile:
             if rng.integers(2):
                 document["nodes"] = [{"mesh": 0, "matrix": rng.choice([0.0, 1.0, 1e38, float("nan")], 16).tolist()}]
             text = json.dumps(document).encode()
-        return "x", {"x.gltf": text, "s.bin": mutated(self.binary, rng) if rng.integers(4) == 0 else self.binary}
+        return "x", {"x.gltf": text, "s.bin": self.binary}
 
 
 def mutated(data: bytes, rng: np.random.Generator, within: int | None = None) -> bytes:
