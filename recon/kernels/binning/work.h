@@ -40,7 +40,9 @@ class Buffer {
         if (count <= capacity_) return true;
         std::free(memory_);
         const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kPage - 1) / kPage * kPage;
-        memory_ = static_cast<T*>(std::aligned_alloc(bytes < kHugePage ? kPage : kHugePage, bytes));
+        void* memory = nullptr;
+        if (posix_memalign(&memory, bytes < kHugePage ? kPage : kHugePage, bytes) != 0) memory = nullptr;
+        memory_ = static_cast<T*>(memory);
         capacity_ = memory_ != nullptr ? count : 0;
         prefer_huge_pages(memory_, static_cast<int64_t>(bytes));
         return memory_ != nullptr;

@@ -332,14 +332,16 @@ void write_gradients(const BlendParams& p, const Rows& rows, float* totals) {
 
 template <int D, bool kStatistics>
 void backward(const BlendParams& p) {
-    const int tiles = tile_count(p), d = p.channel_count;
+    const int d = p.channel_count;
     const int64_t packs = (p.count + kLanes - 1) / kLanes;
+    TileRuns runs(p);
 #pragma omp parallel
     {
         Scratch scratch(backward_floats(d)), totals(static_cast<size_t>(p.pair_stride * kLanes));
         const BackwardPlanes planes = backward_planes(scratch.data, d);
-#pragma omp for schedule(dynamic, 1)
-        for (int tile = 0; tile < tiles; ++tile) backward_tile<D, kStatistics>(p, tile, planes);
+        for (int tile, last; runs.take(tile, last);)
+            for (; tile < last; ++tile) backward_tile<D, kStatistics>(p, tile, planes);
+#pragma omp barrier
 #pragma omp for schedule(dynamic, 64)
         for (int64_t pack = 0; pack < packs; ++pack) {
             const int64_t first = pack * kLanes, left = p.count - first;

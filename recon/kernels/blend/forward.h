@@ -120,19 +120,19 @@ void forward_tile(const BlendParams& p, int tile_index, float* scratch) {
 template <int D>
 void forward(const BlendParams& p) {
     make_all_records(p);
-    const int tiles = tile_count(p);
+    TileRuns runs(p);
 #pragma omp parallel
     {
         Scratch scratch(static_cast<size_t>(3 + p.channel_count) * kPixels);
-#pragma omp for schedule(dynamic, 1)
-        for (int tile = 0; tile < tiles; ++tile) {
-            if (p.counts)
-                forward_tile<D, Forward::kCount>(p, tile, scratch.data);
-            else if (p.median_depth || p.slopes)
-                forward_tile<D, Forward::kDepth>(p, tile, scratch.data);
-            else
-                forward_tile<D, Forward::kPlain>(p, tile, scratch.data);
-        }
+        for (int tile, last; runs.take(tile, last);)
+            for (; tile < last; ++tile) {
+                if (p.counts)
+                    forward_tile<D, Forward::kCount>(p, tile, scratch.data);
+                else if (p.median_depth || p.slopes)
+                    forward_tile<D, Forward::kDepth>(p, tile, scratch.data);
+                else
+                    forward_tile<D, Forward::kPlain>(p, tile, scratch.data);
+            }
     }
 }
 

@@ -2,6 +2,9 @@
 // What the forward and the backward pass of blending share: the records that tiles read, the state of a tile, and how
 // a Gaussian looks from a tile.  Included by cpu.cpp only.
 #pragma once
+#include <omp.h>
+
+#include <atomic>
 #include <cstring>
 #include <memory>
 
@@ -157,6 +160,30 @@ void rows_from_blocks(const float* plane, float* rows) {
         for (int i = 0; i < 4; ++i) store(rows + (group * 4 + i) * kLanes, p[i]);
     }
 }
+
+// Hands out tiles, runs of neighbours at a time: where the tiles of two threads meet, both write to the same lines of
+// memory, which costs more than some work.  Never more than a row of tiles, and few of the last ones, so that all threads
+// end at about the same time.
+class TileRuns {
+public:
+    explicit TileRuns(const BlendParams& p)
+        : tiles_(tile_count(p)), most_((p.width + kTile - 1) / kTile), shares_(4 * omp_get_max_threads()) {}
+
+    // The next run [first, last); false where none is left.
+    bool take(int& first, int& last) {
+        first = next_.load(std::memory_order_relaxed);
+        do {
+            if (first >= tiles_) return false;
+            const int fair = (tiles_ - first) / shares_;
+            last = first + (fair < 1 ? 1 : fair < most_ ? fair : most_);
+        } while (!next_.compare_exchange_weak(first, last, std::memory_order_relaxed));
+        return true;
+    }
+
+private:
+    std::atomic<int> next_{0};
+    const int tiles_, most_, shares_;
+};
 
 struct TileView {
     float x0, y0;         // centre of the first pixel

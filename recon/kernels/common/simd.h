@@ -345,7 +345,7 @@ RECON_FN Pack exp2_(Pack a, Mask m) {
     p = fma_(p, f, Pack(2.4022242426872253e-1f));
     p = fma_(p, f, Pack(6.931470036506653e-1f));
     p = fma_(p, f, Pack(1.0f));
-    return (VecF)(((VecI)p.v + (VecI)((VecU)shifted << 23)) & m.m);
+    return (VecF)(((VecU)p.v + ((VecU)shifted << 23)) & (VecU)m.m);
 #endif
 }
 
