@@ -16,10 +16,10 @@ import torch
 
 from recon.cameras import Camera
 from recon.kernels.binning.op import TILE_SIZE, TileBinner, TileLists
-from recon.kernels.blend.op import DepthPlanes, blend_forward_into
+from recon.kernels.blend.op import DepthPlanes, blend_forward_into, drawn_onto
 from recon.kernels.projection.op import Projected, ProjectionOptions, project_into
 from recon.kernels.projection.reference import rotation_matrices
-from recon.kernels.workspace import Workspace
+from recon.kernels.workspace import Loans, Workspace
 from recon.render import RenderOutput
 from recon.splats import Splats
 
@@ -68,6 +68,7 @@ class SplatPainter:
         self._lock = Lock()
         self._workspace = Workspace()
         self._binner = TileBinner()
+        self._pictures, self._alphas = Loans(), Loans()
         self._axes: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def paint(
@@ -117,8 +118,8 @@ class SplatPainter:
         """Returns the channels [H, W, D] over the background, and alpha [H, W]."""
         width, height = camera.width, camera.height
         rows = height if cancelled is never else max(1, BAND_PIXELS // (width * TILE_SIZE)) * TILE_SIZE
-        channels = torch.empty((height, width, layers.channels.shape[1]))
-        alpha = torch.empty((height, width))
+        channels = self._pictures.take((height, width, layers.channels.shape[1]))
+        alpha = self._alphas.take((height, width))
         for top in range(0, height, rows):
             if cancelled():
                 return None
@@ -128,10 +129,10 @@ class SplatPainter:
             lists = replace(
                 tiles, offsets=tiles.offsets[first * tiles.tiles_x : last * tiles.tiles_x + 1], tiles_y=last - first
             )
-            blended = blend_forward_into(
-                part, layers.channels, lists, width, bottom - top, self._workspace, layers.background, layers.planes
+            band = drawn_onto(self._workspace, channels[top:bottom], alpha[top:bottom])
+            blend_forward_into(
+                part, layers.channels, lists, width, bottom - top, band, layers.background, layers.planes
             )
-            channels[top:bottom], alpha[top:bottom] = blended.channels, blended.alpha
         return channels, alpha
 
 

@@ -10,7 +10,15 @@ namespace {
 // moments are in the Gaussian's own coordinates (w, u), where a needle's slopes do not cancel; second moments have the
 // distance dx instead of w, since a slanted Gaussian's w is the difference of what may be far larger than dx.
 enum PairGradient { kH, kHw, kHu, kHxx, kHxu, kHuu, kPairChannels };
-enum PairStatistic { kAbsX, kAbsY, kWeightSum, kWeightMax, kPairStatistics };
+// Statistics stand behind the channels: first what is summed, then the largest weight.
+enum PairStatistic { kAbsX, kAbsY, kWeightSum, kPairStatistics };
+
+// What is gathered besides gradients.
+enum class Statistics {
+    kNone,
+    kDensity,  // absolute gradients and the largest weight, for density control
+    kAll,      // the sum of weights too
+};
 
 constexpr int kBackwardBatch = 32;
 using BackwardPairs = Batch<kBackwardBatch>;
@@ -67,13 +75,16 @@ RECON_FN float largest(const float* lanes) {
 
 RECON_FN void accumulate(float* sum, Pack a, Pack b) { store(sum, fma_(a, b, load(sum))); }
 
-template <int D, bool kStatistics>
+// Sums of a pair; where there are statistics the largest weight is the next number.
+template <int D, Statistics kStatistics>
 RECON_FN constexpr int sum_count(int d) {
-    return kPairChannels + (D > 0 ? D : d) + (kStatistics ? static_cast<int>(kWeightMax) : 0);
+    constexpr int sums = kStatistics == Statistics::kAll ? kPairStatistics : kWeightSum;
+    return kPairChannels + (D > 0 ? D : d) + (kStatistics == Statistics::kNone ? 0 : sums);
 }
 
 // Takes an entry once more at the blocks that it reaches and that are lit, and sums over them lane by lane.
-template <int D, bool kStatistics>
+// `kClamps`: its alpha may reach the clamp.
+template <int D, Statistics kStatistics, bool kClamps>
 void backward_pair(const BlendParams& p, const BackwardPairs& batch, int i, uint64_t lit,
                    const BackwardPlanes& t) {
     const int d = channel_count<D>(p), sums = sum_count<D, kStatistics>(d);
@@ -96,8 +107,8 @@ void backward_pair(const BlendParams& p, const BackwardPairs& batch, int i, uint
             const Pack x = load(kPixelTable.x + at), y = load(kPixelTable.y + at), before = load(transmittance + at);
             const Pack w = fma_(grow_x, x, fma_(grow_y, y, offset)), u = fma_(fall, y, low);
             const Pack exponent = log2_alpha(w, u, top);
-            const Mask near = exponent >= threshold, alive = before >= opaque;
-            const Pack raw = exp2_(exponent, near), alpha = fmin_(raw, most);
+            const Mask near = exponent >= threshold, alive = not_below(before, opaque);
+            const Pack raw = exp2_(exponent, near), alpha = kClamps ? fmin_(raw, most) : raw;
             const Pack weight = mul_or_zero(alive, alpha, before);
             store(transmittance + at, fnma_or_keep(alive, alpha, before, before));
             Pack v = zero;
@@ -113,7 +124,8 @@ void backward_pair(const BlendParams& p, const BackwardPairs& batch, int i, uint
             }
             const Pack rest = fnma_(weight, v, load(rests + at));
             store(rests + at, rest);
-            const Pack h = log_alpha_gradient(alive & (raw <= most), weight, alpha, v, rest);
+            const Mask moves = kClamps ? alive & (raw <= most) : alive;
+            const Pack h = log_alpha_gradient(moves, weight, alpha, v, rest);
             const Pack dx = x - mean_x, hu = h * u, hx = h * dx;
             moment[kH] = moment[kH] + h;
             moment[kHw] = fma_(h, w, moment[kHw]);
@@ -121,22 +133,22 @@ void backward_pair(const BlendParams& p, const BackwardPairs& batch, int i, uint
             moment[kHxx] = fma_(hx, dx, moment[kHxx]);
             moment[kHxu] = fma_(hx, u, moment[kHxu]);
             moment[kHuu] = fma_(hu, u, moment[kHuu]);
-            if constexpr (kStatistics) {
+            if constexpr (kStatistics != Statistics::kNone) {
                 const Pack hw = h * w;
                 abs_x = abs_x + abs_(hw);
                 abs_y = abs_y + abs_(fma_(grow_y, hw, fall * hu));
-                weight_sum = weight_sum + weight;
+                if constexpr (kStatistics == Statistics::kAll) weight_sum = weight_sum + weight;
                 weight_max = fmax_(weight_max, weight);
             }
         }
     }
     for (int j = 0; j < kPairChannels; ++j) store(out + j * kLanes, moment[j]);
     for (int k = 0; k < D; ++k) store(out + (kPairChannels + k) * kLanes, by_color[k]);
-    if constexpr (kStatistics) {
+    if constexpr (kStatistics != Statistics::kNone) {
         out += (kPairChannels + d) * kLanes;
         store(out + kAbsX * kLanes, abs_x);
         store(out + kAbsY * kLanes, abs_y);
-        store(out + kWeightSum * kLanes, weight_sum);
+        if constexpr (kStatistics == Statistics::kAll) store(out + kWeightSum * kLanes, weight_sum);
         store(t.most + i * kLanes, weight_max);
     }
 }
@@ -167,9 +179,9 @@ RECON_FN float* pair_line(const BlendParams& p, int64_t entry) {
     return p.pair_gradients + static_cast<int64_t>(p.entries[2 * entry + 1]) * p.pair_stride;
 }
 
-// Sums what the blocks left over the lanes and writes the batch's pairs.  A line is written in whole packs; what lies
-// behind its last number is of no meaning.
-template <int D, bool kStatistics>
+// Sums what the blocks left over the lanes and writes the batch's pairs.  What lies behind a line's last number is of
+// no meaning.
+template <int D, Statistics kStatistics>
 void write_pairs(const BlendParams& p, int64_t begin, int count, const BackwardPlanes& t) {
     const int sums = sum_count<D, kStatistics>(channel_count<D>(p));
     for (int j = 0; j < count * sums; j += kLanes) {
@@ -179,15 +191,17 @@ void write_pairs(const BlendParams& p, int64_t begin, int count, const BackwardP
     }
     for (int i = 0; i < count; ++i) {
         float* line = pair_line(p, begin + i);
-        for (int j = 0; j < sums; j += kLanes) store(line + j, load(t.line + i * sums + j));
-        if constexpr (kStatistics) line[sums] = largest(t.most + i * kLanes);
+        int j = 0;
+        for (; j + kLanes <= p.pair_stride; j += kLanes) store(line + j, load(t.line + i * sums + j));
+        if (j < p.pair_stride) store_masked(line + j, load(t.line + i * sums + j), first_lanes(p.pair_stride - j));
+        if constexpr (kStatistics != Statistics::kNone) line[sums] = largest(t.most + i * kLanes);
     }
 }
 
 // Floats that `backward_planes` cuts up.
 size_t backward_floats(int d) {
     const size_t sums = static_cast<size_t>(kPairChannels + d + kPairStatistics);
-    return static_cast<size_t>(2 + 2 * d) * kPixels + kBackwardBatch * (sums * (kLanes + 1) + kLanes) + kLanes;
+    return static_cast<size_t>(2 + 2 * d) * kPixels + kBackwardBatch * (sums * (kLanes + 1) + kLanes) + 2 * kLanes;
 }
 
 BackwardPlanes backward_planes(float* memory, int d) {
@@ -206,7 +220,18 @@ BackwardPlanes backward_planes(float* memory, int d) {
     return t;
 }
 
-template <int D, bool kStatistics>
+template <int D, Statistics kStatistics>
+void backward_pairs(const BlendParams& p, const BackwardPairs& batch, uint64_t lit, const BackwardPlanes& t) {
+    const float surely_below = std::log2(kMaxAlpha) - 1e-5f;
+    for (int i = 0; i < batch.count; ++i) {
+        if (D == 3 && batch.fields[kTop][i] < surely_below)
+            backward_pair<D, kStatistics, false>(p, batch, i, lit, t);
+        else
+            backward_pair<D, kStatistics, true>(p, batch, i, lit, t);
+    }
+}
+
+template <int D, Statistics kStatistics>
 void backward_tile(const BlendParams& p, int tile_index, const BackwardPlanes& t) {
     const TileView tile = view_tile(p, tile_index);
     start_transmittance(tile, t.transmittance);
@@ -216,10 +241,10 @@ void backward_tile(const BlendParams& p, int tile_index, const BackwardPlanes& t
     uint64_t alive = alive_blocks(t.transmittance);
     BackwardPairs batch;
     for (int64_t at = begin; at < stop; at += kBackwardBatch) {
-        load_batch(p, tile, at, stop, batch);
+        load_batch<Reached::kBlocks>(p, tile, at, stop, batch);
         prefetch_records(p, at + kBackwardBatch, at + 2 * kBackwardBatch < stop ? at + 2 * kBackwardBatch : stop);
         for (int i = 0; i < batch.count; ++i) __builtin_prefetch(pair_line(p, at + i), 1);
-        for (int i = 0; i < batch.count; ++i) backward_pair<D, kStatistics>(p, batch, i, alive, t);
+        backward_pairs<D, kStatistics>(p, batch, alive, t);
         write_pairs<D, kStatistics>(p, at, batch.count, t);
         alive = alive_blocks(t.transmittance);
     }
@@ -258,10 +283,12 @@ struct Rows {
     }
 };
 
-// Sums the pairs of each Gaussian in their order; a row of `totals` each, 0 for one without pairs.
-template <bool kStatistics>
+// Sums the pairs of each Gaussian in their order; a row of `totals` each, 0 for one without pairs.  Whole packs are read
+// and written, beyond a row's end: the next row is written later, and both arrays have room behind their last row.
+template <int D, Statistics kStatistics>
 RECON_FN Mask sum_pairs(const BlendParams& p, const Rows& rows, float* totals) {
-    const int where_max = kPairChannels + p.channel_count + kWeightMax, stride = p.pair_stride;
+    constexpr bool kLargest = kStatistics != Statistics::kNone;
+    const int where_max = sum_count<D, kStatistics>(p.channel_count), stride = p.pair_stride;
     float touched[kLanes];
     for (int i = 0; i < kLanes; ++i, totals += stride) {
         const int64_t g = rows.first + (i < rows.count ? i : 0);
@@ -274,35 +301,36 @@ RECON_FN Mask sum_pairs(const BlendParams& p, const Rows& rows, float* totals) {
             for (int64_t pair = first; pair < last; ++pair, line += stride) sum = sum + load(line);
             store(totals + j, sum);
         }
-        for (int64_t pair = first; kStatistics && pair < last; ++pair)
+        for (int64_t pair = first; kLargest && pair < last; ++pair)
             weight_max = fmax_(weight_max, p.pair_gradients[pair * stride + where_max]);
-        if (kStatistics) totals[where_max] = weight_max;
+        if (kLargest) totals[where_max] = weight_max;
     }
     return load(touched) > Pack(0.0f);
 }
 
-template <class Column>
+template <Statistics kStatistics, class Column>
 RECON_FN void write_statistics(const BlendParams& p, const Rows& rows, Mask touched, Pack scale_x, Column&& column) {
+    const Pack weight_max = column(kStatistics == Statistics::kAll ? kPairStatistics : kWeightSum);
     const Pack abs_x = column(kAbsX) * scale_x * Pack(2.0f * kLn2), abs_y = column(kAbsY) * Pack(2.0f * kLn2);
-    if (p.grad_means_abs) {
+    if constexpr (kStatistics == Statistics::kAll) {
         rows.put2(p.grad_means_abs, abs_x, abs_y);
         rows.put(p.weight_sum, column(kWeightSum));
-        rows.put(p.weight_max, column(kWeightMax));
+        rows.put(p.weight_max, weight_max);
     }
     if (p.gradient_sum) {
         const Pack length = select(touched, sqrt_(fma_(abs_x, abs_x, abs_y * abs_y)), Pack(0.0f));
         rows.put(p.gradient_sum, rows.get(p.gradient_sum) + length);
         rows.put(p.seen, rows.get(p.seen) + select(touched, Pack(1.0f), Pack(0.0f)));
-        rows.put(p.most_weight, fmax_(rows.get(p.most_weight), column(kWeightMax)));
+        rows.put(p.most_weight, fmax_(rows.get(p.most_weight), weight_max));
     }
 }
 
 // Turns moments into gradients.  With s and t the scales of w and u, a dx + b dy = 2 ln 2 s w,
 // c dy + b dx = b/a (a dx + b dy) + 2 ln 2 t u, and dy = u/t.
-template <int D, bool kStatistics>
+template <int D, Statistics kStatistics>
 void write_gradients(const BlendParams& p, const Rows& rows, float* totals) {
     const int d = channel_count<D>(p);
-    const Mask touched = sum_pairs<kStatistics>(p, rows, totals);
+    const Mask touched = sum_pairs<D, kStatistics>(p, rows, totals);
     int32_t pair_rows[kLanes], record_rows[kLanes];
     for (int i = 0; i < kLanes; ++i)
         pair_rows[i] = i * p.pair_stride, record_rows[i] = (i < rows.count ? i : 0) * p.record_stride;
@@ -326,18 +354,19 @@ void write_gradients(const BlendParams& p, const Rows& rows, float* totals) {
             std::memcpy(p.grad_channels + (rows.first + i) * d, totals + i * p.pair_stride + kPairChannels,
                         sizeof(float) * static_cast<size_t>(d));
     }
-    if constexpr (kStatistics)
-        write_statistics(p, rows, touched, scale_x, [&](int column) { return total(kPairChannels + d + column); });
+    if constexpr (kStatistics != Statistics::kNone)
+        write_statistics<kStatistics>(p, rows, touched, scale_x,
+                                      [&](int column) { return total(kPairChannels + d + column); });
 }
 
-template <int D, bool kStatistics>
+template <int D, Statistics kStatistics>
 void backward(const BlendParams& p) {
     const int d = p.channel_count;
     const int64_t packs = (p.count + kLanes - 1) / kLanes;
     TileRuns runs(p);
 #pragma omp parallel
     {
-        Scratch scratch(backward_floats(d)), totals(static_cast<size_t>(p.pair_stride * kLanes));
+        Scratch scratch(backward_floats(d)), totals(static_cast<size_t>((p.pair_stride + 1) * kLanes));
         const BackwardPlanes planes = backward_planes(scratch.data, d);
         for (int tile, last; runs.take(tile, last);)
             for (; tile < last; ++tile) backward_tile<D, kStatistics>(p, tile, planes);
@@ -354,10 +383,12 @@ void backward(const BlendParams& p) {
 
 template <int D>
 void backward(const BlendParams& p) {
-    if (p.grad_means_abs != nullptr || p.gradient_sum != nullptr)
-        backward<D, true>(p);
+    if (p.grad_means_abs != nullptr)
+        backward<D, Statistics::kAll>(p);
+    else if (p.gradient_sum != nullptr)
+        backward<D, Statistics::kDensity>(p);
     else
-        backward<D, false>(p);
+        backward<D, Statistics::kNone>(p);
 }
 
 }  // namespace

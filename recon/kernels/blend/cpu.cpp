@@ -78,7 +78,8 @@ void bind_blend(nb::module_& m) {
     RECON_BIND_VALUE(c, BlendParams, log2_cutoff);
     m.attr("blend_record_floats") = static_cast<int>(kRecordChannels);
     m.attr("blend_pair_floats") = static_cast<int>(kPairChannels);
-    m.attr("blend_statistics") = static_cast<int>(kPairStatistics);
+    m.attr("blend_statistics") = static_cast<int>(kPairStatistics) + 1;
+    m.attr("blend_density_statistics") = static_cast<int>(kWeightSum) + 1;
     m.def("blend_forward", &blend_forward, nb::call_guard<nb::gil_scoped_release>());
     m.def("blend_backward", &blend_backward, nb::call_guard<nb::gil_scoped_release>());
 }

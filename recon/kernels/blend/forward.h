@@ -52,7 +52,7 @@ bool forward_block(const BlendParams& p, const TileView& tile, const ForwardPair
         const auto field = [&](PairField f) { return Pack(batch.fields[f][i]); };
         const Pack w = fma_(field(kGrowX), x, fma_(field(kGrowY), y, field(kOffset)));
         const Pack u = fma_(field(kFall), y, field(kLow)), exponent = log2_alpha(w, u, field(kTop));
-        const Mask near = exponent >= threshold, alive = transmittance >= opaque;
+        const Mask near = exponent >= threshold, alive = not_below(transmittance, opaque);
         const Pack alpha = fmin_(exp2_(exponent, near), most);
         const Pack weight = mul_or_zero(alive, alpha, transmittance), before = transmittance;
         transmittance = fnma_or_keep(alive, alpha, transmittance, transmittance);
@@ -101,7 +101,7 @@ void forward_tile(const BlendParams& p, int tile_index, float* scratch) {
     uint64_t alive = alive_blocks(t.transmittance);
     ForwardPairs batch;
     for (; at < end && alive != 0; at += kForwardBatch) {
-        load_batch(p, tile, at, end, batch);
+        load_batch<Reached::kEntries>(p, tile, at, end, batch);
         prefetch_records(p, at + kForwardBatch, at + 2 * kForwardBatch < end ? at + 2 * kForwardBatch : end);
         for (uint64_t left = alive; left != 0; left &= left - 1) {
             const int block = __builtin_ctzll(left);

@@ -23,7 +23,7 @@ from recon.kernels.binning.op import TILE_SIZE, TileLists
 from recon.kernels.checks import check_tensor
 from recon.kernels.native import native
 from recon.kernels.projection.types import ProjectedGradients
-from recon.kernels.workspace import Workspace
+from recon.kernels.workspace import Overlaid, Workspace
 
 if TYPE_CHECKING:
     from recon.kernels.projection.op import Projected
@@ -204,6 +204,18 @@ def blend_forward_into(
     return Blended(workspace.take("blend.channels", (height, width, d)), workspace.take("blend.alpha", (height, width)))
 
 
+def drawn_onto(workspace: Workspace, channels: torch.Tensor, alpha: torch.Tensor) -> Workspace:
+    """Returns the workspace with a picture of the caller's, [H, W, D] and [H, W], in place of its own.
+
+    `blend_forward_into` with it draws straight onto that picture, float32 and contiguous, of the size that it is called
+    with; there is no backward pass then.
+    """
+    assert channels.dtype == alpha.dtype == torch.float32
+    assert channels.is_contiguous()
+    assert alpha.is_contiguous()
+    return Overlaid(workspace, {"blend.channels": channels, "blend.alpha": alpha})
+
+
 def blend_backward_into(
     projected: Projected,
     channels: torch.Tensor,
@@ -246,7 +258,7 @@ def blend_backward_into(
             assert tensor.dtype == torch.float32
             assert tensor.is_contiguous()
             setattr(params, name, tensor.data_ptr())
-        statistics = native().blend_statistics
+        statistics = native().blend_density_statistics
     _backward(params, out, tiles, statistics, workspace.take)
     return ProjectedGradients(*out)
 
@@ -369,8 +381,10 @@ def _backward(params: Any, out: tuple[torch.Tensor, ...], tiles: TileLists, stat
     module = native()
     for name, tensor in zip(("grad_means_px", "grad_conics", "grad_opacities", "grad_channels"), out):
         setattr(params, name, tensor.data_ptr())
-    params.pair_stride = _whole_lines(module.blend_pair_floats + params.channel_count + statistics)
-    pair_gradients = take("blend.pair_gradients", (tiles.entries.shape[0], params.pair_stride))
+    # Multiples of four floats; the kernel reads up to a pack behind the last pair.
+    params.pair_stride = -(-(module.blend_pair_floats + params.channel_count + statistics) // 4) * 4
+    floats = tiles.entries.shape[0] * params.pair_stride + _CACHE_LINE_FLOATS
+    pair_gradients = take("blend.pair_gradients", (floats,))
     params.pair_gradients = pair_gradients.data_ptr()
     module.blend_backward(params)
 

@@ -29,7 +29,7 @@ struct BlendParams {
     const float* grad_out_channels = nullptr;  // [H, W, D]
     const float* grad_out_alpha = nullptr;     // [H, W]; nullptr for none
     // Gradients going out; rows of Gaussians without a pair are 0 or left alone.
-    float* pair_gradients = nullptr;    // [P, pair_stride], scratch
+    float* pair_gradients = nullptr;    // [P, pair_stride], scratch with room for 16 numbers more
     float* grad_means_px = nullptr;     // [N, 2]
     float* grad_conics = nullptr;       // [N, 3]
     float* grad_opacities = nullptr;    // [N]

@@ -291,22 +291,36 @@ enum PairField { kGrowX, kGrowY, kOffset, kFall, kLow, kTop, kPlaceX, kPairField
 
 constexpr int kBlockWords = (kBlocks + 31) / 32;
 
+// Which ellipse reaches which block: forward asks a block for its entries, backward an entry for its blocks.
+enum class Reached { kEntries, kBlocks };
+
 // The next entries of the tile's list.
 template <int kMost>
 struct Batch {
-    static constexpr int kPacks = kMost / kLanes;
+    static_assert(kMost <= 64);
     int count;
     const float* record[kMost];
-    // Which ellipse reaches which block: per block a bit for each entry of a pack, per entry a bit for each block.
-    uint32_t entries[kBlocks][kPacks];
-    int32_t blocks[kBlockWords][kMost];
+    alignas(8) uint8_t entries[kBlocks][8];   // per block a bit for each entry
+    int32_t blocks[kBlockWords][kMost];       // per entry a bit for each block
     alignas(64) float fields[kPairFields][kMost];
 
     uint64_t entries_of(int block) const {
-        uint64_t all = 0;
-        for (int pack = 0; pack * kLanes < count; ++pack)
-            all |= static_cast<uint64_t>(entries[block][pack]) << pack * kLanes;
+        uint64_t all;
+        std::memcpy(&all, entries[block], sizeof all);
         return all;
+    }
+
+    // Sets the bits of the pack of entries from `at` on, which come one pack after the other.
+    RECON_FN void set_entries(int block, int at, uint32_t bits) {
+        uint8_t* byte = entries[block] + at / 8;
+        if constexpr (kLanes == 16) {
+            const uint16_t both = static_cast<uint16_t>(bits);
+            std::memcpy(byte, &both, sizeof both);
+        } else if constexpr (kLanes == 8) {
+            *byte = static_cast<uint8_t>(bits);
+        } else {
+            *byte = static_cast<uint8_t>(at % 8 == 0 ? bits : *byte | bits << 4);
+        }
     }
 };
 
@@ -326,7 +340,7 @@ RECON_FN Interval<Pack> span_roughly(Pack low, Pack high, Pack skew, Pack chord,
 }
 
 // Finds which blocks a pack of ellipses reaches: along a strip they are those between two rows.
-template <int kMost>
+template <Reached kReached, int kMost>
 RECON_FN void find_reached(const Pack (&f)[kRecordLine], Pack dx, Pack dy, Mask exist, int at, Batch<kMost>& batch) {
     const Pack reach = f[kHalfWidth], outside(-1.0f);
     const Pack margin = bound_margin(f[kMeanY], reach * abs_(f[kSkewY]));
@@ -344,16 +358,20 @@ RECON_FN void find_reached(const Pack (&f)[kRecordLine], Pack dx, Pack dy, Mask 
             const int block = strip * kBlocksPerStrip + down;
             const Mask here = (first <= Pack(static_cast<float>((down + 1) * kBlockHigh - 1))) &
                               (last >= Pack(static_cast<float>(down * kBlockHigh)));
-            batch.entries[block][at / kLanes] = bits(here);
-            words[block / 32] = set_bit(words[block / 32], here, static_cast<int32_t>(1u << block % 32));
+            if constexpr (kReached == Reached::kEntries)
+                batch.set_entries(block, at, bits(here));
+            else
+                words[block / 32] = set_bit(words[block / 32], here, static_cast<int32_t>(1u << block % 32));
         }
     }
-    for (int word = 0; word < kBlockWords; ++word) store(batch.blocks[word] + at, words[word]);
+    for (int word = 0; kReached == Reached::kBlocks && word < kBlockWords; ++word)
+        store(batch.blocks[word] + at, words[word]);
 }
 
-template <int kMost>
+template <Reached kReached, int kMost>
 void load_batch(const BlendParams& p, const TileView& tile, int64_t begin, int64_t end, Batch<kMost>& batch) {
     batch.count = end - begin < kMost ? static_cast<int>(end - begin) : kMost;
+    if (kReached == Reached::kEntries && batch.count < kMost) std::memset(batch.entries, 0, sizeof batch.entries);
     for (int at = 0; at < batch.count; at += kLanes) {
         const int count = batch.count - at < kLanes ? batch.count - at : kLanes;
         for (int i = 0; i < kLanes; ++i)
@@ -375,7 +393,7 @@ void load_batch(const BlendParams& p, const TileView& tile, int64_t begin, int64
         put(kLow, -f[kScaleY] * dy);
         put(kTop, f[kLog2Opacity]);
         put(kPlaceX, dx);
-        find_reached(f, dx, dy, first_lanes(count), at, batch);
+        find_reached<kReached>(f, dx, dy, first_lanes(count), at, batch);
     }
 }
 

@@ -98,10 +98,12 @@ RECON_FN Pack gather(const float* base, const int32_t* index) {
 RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 // c - a * b
 RECON_FN Pack fnma_(Pack a, Pack b, Pack c) { return _mm512_fnmadd_ps(a.v, b.v, c.v); }
-// a * b or c - a * b where the mask is on, elsewhere 0 (or c).
+// a * b or c - a * b where the mask is on, elsewhere 0 (or c); b must be finite.
 RECON_FN Pack mul_or_zero(Mask m, Pack a, Pack b) { return _mm512_maskz_mul_ps(m.m, a.v, b.v); }
 RECON_FN Pack fnma_or_zero(Mask m, Pack a, Pack b, Pack c) { return _mm512_maskz_fnmadd_ps(m.m, a.v, b.v, c.v); }
 RECON_FN Pack fnma_or_keep(Mask m, Pack a, Pack b, Pack c) { return _mm512_mask3_fnmadd_ps(a.v, b.v, c.v, m.m); }
+// a >= b for numbers that are not negative.
+RECON_FN Mask not_below(Pack a, Pack b) { return a >= b; }
 RECON_FN Pack fmin_(Pack a, Pack b) { return _mm512_min_ps(a.v, b.v); }
 RECON_FN Pack fmax_(Pack a, Pack b) { return _mm512_max_ps(a.v, b.v); }
 RECON_FN Pack sqrt_(Pack a) { return _mm512_sqrt_ps(a.v); }
@@ -237,11 +239,23 @@ RECON_FN Pack fnma_(Pack a, Pack b, Pack c) { return (VecF)_mm256_fnmadd_ps((__m
 RECON_FN Pack fma_(Pack a, Pack b, Pack c) { return a.v * b.v + c.v; }
 RECON_FN Pack fnma_(Pack a, Pack b, Pack c) { return c.v - a.v * b.v; }
 #endif
-RECON_FN Pack mul_or_zero(Mask m, Pack a, Pack b) { return (VecF)((VecI)(a.v * b.v) & m.m); }
-RECON_FN Pack fnma_or_zero(Mask m, Pack a, Pack b, Pack c) { return (VecF)((VecI)(c.v - a.v * b.v) & m.m); }
-RECON_FN Pack fnma_or_keep(Mask m, Pack a, Pack b, Pack c) { return c.v - (VecF)((VecI)(a.v * b.v) & m.m); }
+// Of a finite b these need only silence a, before and not behind the product.
+RECON_FN Pack mul_or_zero(Mask m, Pack a, Pack b) { return Pack((VecF)((VecI)a.v & m.m)) * b; }
+RECON_FN Pack fnma_or_zero(Mask m, Pack a, Pack b, Pack c) { return (VecF)((VecI)fnma_(a, b, c).v & m.m); }
+RECON_FN Pack fnma_or_keep(Mask m, Pack a, Pack b, Pack c) { return fnma_(Pack((VecF)((VecI)a.v & m.m)), b, c); }
+// a >= b for numbers that are not negative: their bits order as they do, and whole numbers compare sooner.
+RECON_FN Mask not_below(Pack a, Pack b) { return {(VecI)a.v > (VecI)b.v - 1}; }
+// One instruction each, which compilers do not always make of a comparison: b where either is NaN.
+#if defined(__AVX2__)
+RECON_FN Pack fmin_(Pack a, Pack b) { return (VecF)_mm256_min_ps((__m256)a.v, (__m256)b.v); }
+RECON_FN Pack fmax_(Pack a, Pack b) { return (VecF)_mm256_max_ps((__m256)a.v, (__m256)b.v); }
+#elif defined(__SSE2__)
+RECON_FN Pack fmin_(Pack a, Pack b) { return (VecF)_mm_min_ps((__m128)a.v, (__m128)b.v); }
+RECON_FN Pack fmax_(Pack a, Pack b) { return (VecF)_mm_max_ps((__m128)a.v, (__m128)b.v); }
+#else
 RECON_FN Pack fmin_(Pack a, Pack b) { return a.v < b.v ? a.v : b.v; }
 RECON_FN Pack fmax_(Pack a, Pack b) { return a.v > b.v ? a.v : b.v; }
+#endif
 RECON_FN Pack select(Mask m, Pack a, Pack b) { return m.m ? a.v : b.v; }
 RECON_FN Pack abs_(Pack a) { return (VecF)((VecI)a.v & 0x7fffffff); }
 RECON_FN Pack sqrt_(Pack a) {
