@@ -30,6 +30,7 @@ COMMANDS = {
     "mesh": ("recon.cli.mesh", "extract a mesh from a trained run"),
     "export": ("recon.cli.export", "write the splats of a run for other programs"),
     "edit": ("recon.cli.edit", "crop, clean, turn or scale the splats of a run, and take it back"),
+    "share": ("recon.cli.share", "write a page that anybody can open: the splats in one HTML file"),
     "view": ("recon.cli.view", "look at a run, a scene, splats or a mesh in the browser"),
     "bench": ("recon.cli.bench", "measure kernels, training, scaling and rendering on this machine"),
     "doctor": ("recon.cli.doctor", "tell what is installed, what is missing and how to mend it"),
