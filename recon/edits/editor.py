@@ -91,7 +91,7 @@ class Editor:
             ReconError: the file cannot be used.
         """
         with self._lock:
-            if self._file is None or not self._file.has_changed:
+            if self._file is None or not self._file.looks_changed:
                 return False
             self._take_up(self._file.read())
         self._tell()

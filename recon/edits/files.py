@@ -101,6 +101,7 @@ class EditFile:
         """Opens the edits that lie at `file`; it need not exist."""
         self.path = file
         self._stamp = ""
+        self._status: tuple[int, int] | None = None
 
     def read(self) -> EditList:
         """Returns what is in the file now; the next save builds on it.
@@ -109,13 +110,18 @@ class EditFile:
             ReconError: the file cannot be used.
         """
         with self._locked():
-            self._stamp = self._stamp_now()
+            self._remember()
             return read_edits(self.path) if self.path.exists() else EditList()
 
     @property
     def has_changed(self) -> bool:
         """Whether the file is another than the one that was read or saved last."""
         return self._stamp_now() != self._stamp
+
+    @property
+    def looks_changed(self) -> bool:
+        """As `has_changed`, by the file's size and time alone, for those who look often."""
+        return self._status_now() != self._status and self.has_changed
 
     def save(self, edits: EditList) -> None:
         """Writes the edits.
@@ -133,7 +139,17 @@ class EditFile:
                     "the edits of the other were loaded; make yours again",
                 )
             write_edits(self.path, edits)
-            self._stamp = self._stamp_now()
+            self._remember()
+
+    def _remember(self) -> None:
+        self._stamp, self._status = self._stamp_now(), self._status_now()
+
+    def _status_now(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
 
     def _stamp_now(self) -> str:
         """Returns a hash of the file's bytes; empty where there is none."""

@@ -12,6 +12,7 @@ from recon.edits import Transform
 from recon.edits.masks import centers_of
 from recon.edits.operations import Target
 from recon.edits.scene import UP_AXES, ground_from_cloud, ground_from_points, scale_from_distance, up_from_axis
+from recon.errors import ReconError
 from recon.viewers.edit_session import EditSession, notify
 from recon.viewers.edit_shapes import MoveGizmo, about
 from recon.viewers.pointer_tools import PointsTool
@@ -50,16 +51,22 @@ class AlignControls:
 
     def move(self, client: Any) -> None:
         """Moves by the numbers in the panel, turning and scaling about the middle of what is moved."""
+        center = self._center(client)
+        if center is not None:
+            self._session.attempt(client, lambda: self._session.editor.do(self._typed_move(center)))
+            self._shift.value, self._turn.value, self._scale.value = NO_MOVE, NO_MOVE, 1.0
+
+    def _typed_move(self, center: FloatArray) -> Transform:
+        """Returns the move that the numbers in the panel say."""
         from scipy.spatial.transform import Rotation
 
-        center = self._center(client)
-        if center is None:
-            return
-        turned = any(self._turn.value)
-        rotation = Rotation.from_euler("xyz", self._turn.value, degrees=True).as_matrix() if turned else np.eye(3)
-        similarity = about(center, float(self._scale.value), rotation, np.asarray(self._shift.value, np.float64))
-        self._session.attempt(client, lambda: self._session.editor.do(Transform.of(similarity, target=self.target)))
-        self._shift.value, self._turn.value, self._scale.value = NO_MOVE, NO_MOVE, 1.0
+        numbers = np.array([*self._shift.value, *self._turn.value, self._scale.value], np.float64)
+        if not np.isfinite(numbers).all():
+            raise ReconError("moving", "a number is missing", "finite numbers")
+        rotation = (
+            Rotation.from_euler("xyz", numbers[3:6], degrees=True).as_matrix() if numbers[3:6].any() else np.eye(3)
+        )
+        return Transform.of(about(center, float(numbers[6]), rotation, numbers[:3]), target=self.target)
 
     @property
     def target(self) -> Target:

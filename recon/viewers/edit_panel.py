@@ -63,6 +63,18 @@ SHORTCUTS: dict[str, Shortcut] = {
 """What it does, the key and the modifier, by the name of the action."""
 
 
+def shortcut_rows() -> list[tuple[str, str]]:
+    """Returns the keys and what they do, for the help; keys that do the same stand together."""
+    names = {"cmd/ctrl": "Ctrl", "shift": "Shift", "alt": "Alt", "delete": "Delete", "backspace": "Backspace"}
+    names |= {"escape": "Escape", "enter": "Enter"}
+    rows: dict[str, list[str]] = {}
+    for action, (label, key, modifier) in SHORTCUTS.items():
+        keys = [*(modifier.split("+") if modifier else []), key]
+        text = SHORTCUTS[action.removesuffix(" too")][0] if action.endswith(" too") else label
+        rows.setdefault(text, []).append(" + ".join(names.get(part, part) for part in keys))
+    return [(" · ".join(keys), text) for text, keys in rows.items()]
+
+
 class EditPanel:
     """Controls of the edits; a viewer without splats, or one of a training, has no such tab."""
 
@@ -275,8 +287,9 @@ class EditPanel:
             self._preview_shape()
 
     def _preview_shape(self) -> None:
-        if self._shape is not None and self.session is not None:
-            self.session.preview(self._shape.rule)
+        shape, session = self._shape, self.session
+        if shape is not None and session is not None:
+            session.attempt(None, lambda: session.preview(shape.rule))
 
     def _show(self) -> None:
         """Brings the status and the history to what is so."""

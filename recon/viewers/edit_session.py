@@ -97,7 +97,7 @@ class EditSession:
         """Makes the edit again that was taken back last."""
         self.attempt(client, self.editor.redo)
 
-    def attempt(self, client: Any, work: Callable[[], None]) -> bool:
+    def attempt(self, client: Any, work: Callable[[], object]) -> bool:
         """Does something that the user may hear an error of; returns whether it went well."""
         try:
             work()
@@ -154,6 +154,10 @@ class EditSession:
                 self._stale, self._busy = False, True
             try:
                 self._show()
+            except Exception as error:
+                # The thread must outlive what a browser that is just leaving may raise.
+                for client in self._viewer.server.get_clients().values():
+                    notify(client, "The edits could not be shown", f"{type(error).__name__}: {error}", "red")
             finally:
                 with self._wanted:
                     self._busy = False

@@ -86,6 +86,7 @@ class ExactPictures:
 
     Attributes:
         stage: maps browsers' cameras to the world.
+        meters_per_unit: the metric scale of legends; None where it is unknown.
         share_of_time: the most of the time that may be spent on rendering, for training that goes on beside it.
         on_cover: called with a browser's number and whether the picture now stands in place of its splats.
         on_legend: called with a browser's number and the legend of its picture, None for none.
@@ -115,7 +116,7 @@ class ExactPictures:
         self._renderer = renderer
         self._background = background
         self._photos = photos
-        self._meters_per_unit = meters_per_unit
+        self.meters_per_unit = meters_per_unit
         self._opacity = 1.0
         self.share_of_time = 1.0
         self.on_cover: Callable[[int, bool], None] = lambda client_id, covered: None
@@ -312,7 +313,7 @@ class ExactPictures:
         if renderer is None:
             return
         studio = Studio(
-            renderer, self._background, self._photos, self.stage.extent, self._opacity, self._meters_per_unit
+            renderer, self._background, self._photos, self.stage.extent, self._opacity, self.meters_per_unit
         )
         longest = MOST_PX if full else round(self._moving_px.get(look.show, 480.0))
         camera = camera_of(view.client, self.stage).fitted(longest)

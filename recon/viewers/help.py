@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recon.cameras import Camera, look_at
+from recon.viewers.edit_panel import shortcut_rows
 from recon.viewers.exact import camera_of
 from recon.viewers.layers import fly_to
 from recon.viewers.server import BACKGROUNDS, set_theme
@@ -153,6 +154,8 @@ class HelpPanel:
         sides = ", ".join(shortcut.label.removeprefix("Look from ") for shortcut in views)
         others = [(shortcut.key, shortcut.label) for shortcut in self.shortcuts if not shortcut.key.isdigit()]
         rows = [*MOUSE, (" ".join(shortcut.key for shortcut in views), f"look from {sides}"), *others]
+        if "Edit" in self._viewer.tabs:
+            rows += shortcut_rows()
         table = "\n".join(f"| **{key}** | {what[:1].lower() + what[1:]} |" for key, what in rows)
         return f"| | |\n| --- | --- |\n{table}\n| **Ctrl + K** | find any of these by name |\n"
 

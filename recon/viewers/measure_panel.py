@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,12 +96,21 @@ class MeasurePanel:
         with self._lock:
             if self._file is not None:
                 try:
+                    measurements = self._with_others(client, self._file, measurements)
                     write_measurements(self._file, measurements)
                 except ReconError as error:
                     notify(client, "The measurements could not be saved", error.found, "red")
                     return
             self.measurements = measurements
         self._show()
+
+    def _with_others(self, client: Any, file: Path, measurements: tuple[Measurement, ...]) -> tuple[Measurement, ...]:
+        """Returns the measurements with those that another viewer has made in the file since."""
+        found = read_measurements(file)
+        others = tuple(entry for entry in found if entry not in self.measurements)
+        if others:
+            notify(client, "Somebody else has measured", "Their measurements were loaded.", "yellow")
+        return (*others, *measurements)
 
     def _show(self) -> None:
         """Draws the measurements and lists them."""

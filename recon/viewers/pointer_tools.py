@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recon.cameras import Camera
+from recon.edits.rules import MOST_VERTICES
 from recon.viewers.exact import camera_of
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class LassoTool:
             self._drawn(self._client, camera, polygon, modifier)
 
     def _extend(self, pixel: tuple[float, float]) -> None:
-        if math.dist(pixel, self._pixels[-1]) >= LASSO_STEP_PX:
+        if math.dist(pixel, self._pixels[-1]) >= LASSO_STEP_PX and len(self._pixels) < MOST_VERTICES:
             self._pixels.append(pixel)
 
     def moved(self, view: Any) -> None:
@@ -267,7 +268,8 @@ class PointsTool:
 
     def pick(self, x_px: float, y_px: float) -> None:
         """Adds the point of the surface under a pixel."""
-        point = self._viewer.depth_at(self._client, x_px, y_px)
+        on_screen = math.isfinite(x_px) and math.isfinite(y_px)
+        point = self._viewer.depth_at(self._client, x_px, y_px) if on_screen else None
         if point is None:
             self._client.add_notification(
                 "Nothing there", "No surface lies under that pixel.", auto_close_seconds=3.0, color="yellow"

@@ -220,7 +220,7 @@ class Viewer:
         moved, self._world = new_from_opened.compose(self._world.inverse()), new_from_opened
         self.meters_per_unit = meters_per_unit
         self.stage = self._first_stage.moved(new_from_opened, zoom)
-        self.exact.stage = self.stage
+        self.exact.stage, self.exact.meters_per_unit = self.stage, meters_per_unit
         # These keep their own stage: for them the zoom is a part of the move.
         shown = Similarity(
             new_from_opened.scale * zoom, new_from_opened.rotation, np.asarray(new_from_opened.translation) * zoom

@@ -46,6 +46,7 @@ class Desk:
     def __init__(self, viewer: Viewer, page: Any) -> None:
         self.viewer, self.page = viewer, page
         page.set_viewport_size({"width": 720, "height": 400})
+        page.set_default_timeout(1000 * SOFTWARE_GL_S)
         page.goto(viewer.url)
         wait_for(lambda: bool(viewer.server.get_clients()), "the browser has connected")
         self.client = next(iter(viewer.server.get_clients().values()))
@@ -77,7 +78,7 @@ class Desk:
         self.page.get_by_role("button", name=name, exact=True).first.evaluate("element => element.click()")
 
     def tab(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name).evaluate("element => element.click()")
+        self.page.get_by_role("tab", name=name).click(force=True)
 
     def wait_for_tool(self) -> None:
         wait_for(lambda: self.viewer.pointer.tool_of(self.client) is not None, "the tool is in hand")

@@ -322,3 +322,16 @@ def test_invert_keeps_out_what_is_hidden(viewer: Viewer) -> None:
     for operation in (Select(BALL), Hide(), Invert()):
         session.do(None, operation)
     assert not (session.state.selected & session.state.hidden).any()
+
+
+def test_measurements_of_another_viewer_are_kept(viewer: Viewer, content: Content) -> None:
+    measure, browser = panel(viewer, MeasurePanel), FakeBrowser()
+    mine, theirs = (Measurement("distance", ((0, 0, 0), (size, 0, 0))) for size in (1, 2))
+    measure._change(browser, (mine,))
+    assert content.edits_path is not None
+    write_measurements(measurements_path(content.edits_path), (mine, theirs))
+    measure._change(browser, (*measure.measurements, replace(mine, points=((0, 0, 0), (3, 0, 0)))))
+    assert len(measure.measurements) == 3
+    assert len(browser.told) == 1
+    measure.delete(browser, 0)
+    assert len(read_measurements(measurements_path(content.edits_path))) == 2
