@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -316,12 +317,14 @@ def _spz_streams(data: bytes) -> list[bytes]:
     return streams
 
 
+@functools.cache
 def _zstd_zeros(size: int) -> bytes:
     return zstandard.compress(bytes(size), 1)
 
 
+@functools.cache
 def _gzip_zeros(head: bytes, size: int) -> bytes:
-    packer = zlib.compressobj(9, wbits=31)
+    packer = zlib.compressobj(1, wbits=31)
     parts = [packer.compress(head)]
     parts += [packer.compress(bytes(1 << 20)) for _ in range(size >> 20)]
     return b"".join([*parts, packer.flush()])
