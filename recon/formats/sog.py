@@ -30,6 +30,7 @@ from recon.formats.splat_parts import (
     FloatArray,
     NotFinite,
     SplatParts,
+    check_budget,
     file_bytes,
     logits_of_bytes,
     quats_from_three,
@@ -46,6 +47,9 @@ MOST_PICTURE_BYTES = 1 << 30
 PALETTE_COLUMNS = 64
 SPARE_PIXELS = 1 << 18
 """A picture may have so many pixels more than splats, for writers that round sizes up."""
+
+BYTES_PER_SPLAT = 64
+"""Of what the pictures stand for, to tell how many splats a file of some size may claim."""
 
 COEFFICIENTS = {1: 3, 2: 8, 3: 15}
 
@@ -64,11 +68,14 @@ def read_sog(
     doing = f"reading the splats of {path}"
     if path.is_dir() or path.name == META:
         folder = path if path.is_dir() else path.parent
-        return _read(lambda name: _folder_member(folder, name, doing), doing, not_finite, progress, up)
+        with refusing(doing, "its folder cannot be read"):
+            packed = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+        return _read(lambda name: _folder_member(folder, name, doing), packed, doing, not_finite, progress, up)
     with refusing(doing, "it is not a readable zip archive"), zipfile.ZipFile(path) as archive:
         if len(archive.infolist()) > MOST_MEMBERS:
             raise ReconError(doing, f"it has {len(archive.infolist())} members", f"at most {MOST_MEMBERS}")
-        return _read(lambda name: _zip_member(archive, name, doing), doing, not_finite, progress, up)
+        packed = path.stat().st_size
+        return _read(lambda name: _zip_member(archive, name, doing), packed, doing, not_finite, progress, up)
 
 
 def _folder_member(folder: Path, name: str, doing: str) -> bytes:
@@ -91,6 +98,7 @@ def _zip_member(archive: zipfile.ZipFile, name: str, doing: str) -> bytes:
 
 def _read(
     member: Callable[[str], bytes],
+    packed: int,
     doing: str,
     not_finite: NotFinite,
     progress: Progress,
@@ -102,6 +110,7 @@ def _read(
         version = meta.get("version", "missing") if isinstance(meta, dict) else "missing"
         raise ReconError(doing, f"the version of its meta.json is {str(version)[:40]}", "SOG version 2")
     count = _whole(meta, "count", 1, 1 << 28, doing)
+    check_budget(count * BYTES_PER_SPLAT, packed, doing)
     pictures = _Pictures(member, count, doing)
     scales, sh0 = _section(meta, "scales", doing), _section(meta, "sh0", doing)
     scale_bytes = pictures.read(scales, "scales", 0)

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,15 @@ import numpy.typing as npt
 from recon.errors import ReconError
 from recon.formats.splat_axes import UP_AXES, UpAxis
 from recon.formats.splat_gltf import BINARY_CHUNK, EXTENSION, GLB_MAGIC, JSON_CHUNK, data_uri_bytes
-from recon.formats.splat_parts import FloatArray, NotFinite, SplatParts, file_bytes, log_scales_of, refusing
+from recon.formats.splat_parts import (
+    FloatArray,
+    NotFinite,
+    SplatParts,
+    check_budget,
+    file_bytes,
+    log_scales_of,
+    refusing,
+)
 from recon.progress import SILENT, Progress
 from recon.scene import Similarity
 from recon.splats import Splats
@@ -29,6 +37,7 @@ from recon.splats import Splats
 MOST_JSON_BYTES = 16 << 20
 MOST_NODES = 10_000
 MOST_DEPTH = 64
+BYTES_PER_SPLAT = 240
 LIMIT_LOGIT = 17.0
 """Of an opacity that float32 cannot tell from 1."""
 
@@ -96,13 +105,15 @@ def _open(path: Path, doing: str) -> tuple[dict[str, Any], bytes | None]:
     return document, binary
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Reader:
     document: dict[str, Any]
     binary: bytes | None
     folder: Path
     doing: str
     progress: Progress
+    buffers: dict[int, bytes] = field(default_factory=dict)
+    rows: int = 0
 
     def parts(self) -> list[tuple[SplatParts, npt.NDArray[np.float64]]]:
         """Returns each splat primitive with the matrix of its node."""
@@ -150,6 +161,9 @@ class _Reader:
             self.progress.log(f"its colours are {str(extension['colorSpace'])[:40]!r}; shown as they are, as sRGB")
         means = self._attribute(attributes, "POSITION", 3)
         count = len(means)
+        # The same bytes may stand for many splats, if attributes, primitives or nodes share them.
+        self.rows += count
+        check_budget(self.rows * BYTES_PER_SPLAT, sum(map(len, self.buffers.values())), self.doing)
         quats, scales = (
             self._attribute(attributes, "ROTATION", 4, count),
             self._attribute(attributes, "SCALE", 3, count),
@@ -206,6 +220,11 @@ class _Reader:
 
     def _buffer(self, index: Any) -> bytes:
         buffer = self._entry("buffers", index)
+        if index not in self.buffers:
+            self.buffers[index] = self._loaded(index, buffer)
+        return self.buffers[index]
+
+    def _loaded(self, index: int, buffer: dict[str, Any]) -> bytes:
         uri = buffer.get("uri")
         if uri is None:
             if index != 0 or self.binary is None:

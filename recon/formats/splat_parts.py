@@ -33,8 +33,8 @@ REST_NUMBERS = {0: 0, 1: 9, 2: 24, 3: 45, 4: 72}
 """How many numbers the harmonics above the constant have, by degree."""
 
 LEAST_BUDGET = 16 << 20
-MOST_RATIO = 100
-"""No honest splat file shrinks to less than a hundredth; what claims more than 16 MB beyond that is not unpacked."""
+MOST_RATIO = 24
+"""Honest splat files shrink to a third; what claims more than 16 MB and 24 times its size is not unpacked."""
 
 LEAST_LOG_SCALE = -30.0
 ROWS_AT_ONCE = 16384
@@ -228,7 +228,7 @@ def rounded_bytes(values: torch.Tensor, factor: float, offset: float, step: int 
     Rows are done a few at a time, which stays in the cache and needs no second copy of all numbers.  With `down`
     numbers are cut off instead of rounded.
     """
-    values = values.reshape(len(values), -1)
+    values = values.flatten(1)
     result = torch.empty(values.shape, dtype=torch.uint8)
     for start in range(0, len(values), ROWS_AT_ONCE):
         piece = values[start : start + ROWS_AT_ONCE] * (factor / step)
