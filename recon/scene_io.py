@@ -183,6 +183,11 @@ def _finish_save(path: Path) -> None:
     shutil.rmtree(committed, ignore_errors=True)
 
 
+def colmap_model(scene: Scene) -> ColmapModel:
+    """Returns the cameras and points of a scene as a COLMAP model without tracks."""
+    return _colmap_model(scene, None)
+
+
 def _colmap_model(scene: Scene, model: ColmapModel | None) -> ColmapModel:
     """Returns the scene as a COLMAP model, with the tracks of `model` where one is given."""
     numbers = _camera_numbers(scene)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from recon.errors import ReconError
 from recon.film.motion import KeyframedFilm
 from recon.film.writing import FilmOptions, render_film
-from recon.rasterization import SplatRenderer
 from recon.viewers.downloads import send_file
+from recon.viewers.edited import edited_renderer
 from recon.viewers.job_controls import JobControls, duration
 from recon.viewers.jobs import Job
 
@@ -60,9 +60,7 @@ class FilmRenderFolder:
             ReconError: there is nothing to film, or something else is under way.
         """
         name, film = self._film()
-        splats = self._viewer.splats
-        # A renderer of its own, so that the pictures in the browsers need not wait for the film's.
-        renderer = SplatRenderer(splats) if splats is not None and len(splats) else self._viewer.exact.renderer
+        renderer = edited_renderer(self._viewer)
         doing = "rendering the film"
         if renderer is None:
             raise ReconError(doing, "there is nothing that our renderer can show", "splats or a run")

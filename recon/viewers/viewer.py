@@ -62,6 +62,7 @@ class Panel(Protocol):
 def make_panels(viewer: Viewer) -> list[Panel]:
     """Makes the panels in the order of their tabs; one that has nothing to offer asks for no tab."""
     from recon.viewers.edit_panel import EditPanel
+    from recon.viewers.export_panel import ExportPanel
     from recon.viewers.film_panel import FilmPanel
     from recon.viewers.help import HelpPanel
     from recon.viewers.measure_panel import MeasurePanel
@@ -73,6 +74,7 @@ def make_panels(viewer: Viewer) -> list[Panel]:
         EditPanel(viewer),
         MeasurePanel(viewer),
         film := FilmPanel(viewer),
+        ExportPanel(viewer, film),
         HelpPanel(viewer, film),
     ]
 
@@ -200,6 +202,11 @@ class Viewer:
     def scene(self) -> Scene | None:
         """The scene in the world that is shown now."""
         return None if self.content.scene is None else moved_scene(self.content.scene, self._world)
+
+    @property
+    def world(self) -> Similarity:
+        """How the world that is shown now came from the one that was opened."""
+        return self._world
 
     def set_splats(self, splats: Splats) -> None:
         """Replaces the splats in both renderings, in every browser."""
