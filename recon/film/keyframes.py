@@ -219,9 +219,11 @@ def _keyframe(entry: Any, doing: str, default_fov_deg: float, default_easing: st
         x, y, z, w = Rotation.from_matrix(look_at(position, target, UP)[:3, :3].T).as_quat().tolist()
     else:
         quaternion = _numbers(entry["rotation_wxyz"], "rotation_wxyz", 4, doing)
-        if np.linalg.norm(quaternion) < 1e-6:
+        length = float(np.linalg.norm(quaternion))
+        if length < 1e-6:
             raise ReconError(doing, "its rotation_wxyz is zero", "a quaternion w x y z")
-        w, x, y, z = (quaternion / np.linalg.norm(quaternion)).tolist()
+        # What was written comes back to the last bit.
+        w, x, y, z = (quaternion if abs(length - 1) < 1e-9 else quaternion / length).tolist()
     px, py, pz = position.tolist()
     return Keyframe(time_s, (px, py, pz), (w, x, y, z), fov_deg, easing)  # type: ignore[arg-type]
 

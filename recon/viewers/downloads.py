@@ -69,7 +69,7 @@ def _wait_for(client: Any, doing: str) -> None:
     """Returns when the browser has received what was sent before."""
     try:
         # Any question will do: messages keep their order, so the answer comes after the parts.
-        client.storage.get_item("recon", timeout=ANSWER_S)
+        client.local_storage.get_item("recon", timeout=ANSWER_S)
     except TimeoutError as error:
         raise ReconError(doing, "the browser no longer answers", "a browser that stays open") from error
     except RuntimeError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recon.rasterization import SplatRenderer
+from recon.viewers.edit_panel import EditPanel
 
 if TYPE_CHECKING:
     from recon.render import Renderer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def edited_splats(viewer: Viewer) -> Splats | None:
-    """Returns the splats with the edits saved beside them: hidden ones are there, deleted ones are gone.
+    """Returns the splats with their edits: hidden ones are there, deleted ones are gone.
 
     While a training runs they are those of the last picture.
 
@@ -25,14 +26,14 @@ def edited_splats(viewer: Viewer) -> Splats | None:
     if content.splats is None:
         renderer = viewer.exact.renderer
         return renderer.splats if isinstance(renderer, SplatRenderer) else None
-    from recon.edits import apply_edits, edits_path, read_edits
-
-    path = getattr(content, "edits_path", None)
-    if path is None and content.run_path is not None:
-        path = edits_path(content.run_path)
-    if path is None or not path.is_file():
+    session = next((panel.session for panel in viewer.panels if isinstance(panel, EditPanel)), None)
+    if session is not None:
+        return session.state.edited
+    if content.edits_path is None or not content.edits_path.is_file():
         return content.splats
-    return apply_edits(content.splats, read_edits(path))
+    from recon.edits import apply_edits, read_edits
+
+    return apply_edits(content.splats, read_edits(content.edits_path))
 
 
 def edited_renderer(viewer: Viewer) -> Renderer | None:

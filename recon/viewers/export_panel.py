@@ -16,7 +16,7 @@ from recon.viewers import export_work as makes
 from recon.viewers.downloads import send_file
 from recon.viewers.edited import edited_splats
 from recon.viewers.exact import camera_of
-from recon.viewers.job_controls import JobControls, plain
+from recon.viewers.job_controls import JobControls, file_size, plain
 from recon.viewers.jobs import Job
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ExportPanel:
             return makes.mesh_note(self._viewer, bool(self._mesh_anew.value))
         return {
             PICTURE: "What this browser shows, rendered by recon at any size.",
-            PAGE: "One HTML file for everybody: it opens without a server or a network, and plays the film of the tab Film.",
+            PAGE: "One HTML file for everybody: it opens without server or network, and plays the film made here.",
             POINTS: "The sparse points with their colours, +Z up.",
             CAMERAS: "Where the photographs were taken, and their lenses.",
         }.get(chosen, "")
@@ -175,9 +175,9 @@ class ExportPanel:
         if job.state == "done":
             what, self._finished = job.result
             assert self._finished is not None
-            megabytes = self._finished.stat().st_size / 1e6
+            size = file_size(self._finished.stat().st_size)
             kept = f"`exports/{self._finished.name}`" if self._viewer.exports.is_kept else "until the viewer is closed"
-            done = f"**{plain(what)}**, {megabytes:.2f} MB, {kept}."
+            done = f"**{plain(what)}**, {size}, {kept}."
             client, self._wanted_by = self._wanted_by, None
             if client is not None:
                 threading.Thread(target=self._send, args=(client,), name="download", daemon=True).start()

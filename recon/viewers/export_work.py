@@ -18,6 +18,7 @@ from recon.files import atomic_path
 from recon.render import RenderOptions
 from recon.scene import Scene, Similarity
 from recon.viewers.edited import edited_renderer, edited_splats
+from recon.viewers.job_controls import file_size
 from recon.viewers.jobs import Job
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ def bytes_per_splat(suffix: str, harmonics: int) -> float:
     return {
         ".ply": 4.0 * (17 + rest),
         ".compressed.ply": 16.3 + rest,
-        ".spz": 14.0 + 0.72 * rest,
-        ".sog": 12.0 + (3.0 if rest else 0.0),
-        ".glb": 4.0 * (14 + rest),
+        ".spz": 18.6 + 0.62 * rest,
+        ".sog": 13.1 + (6.4 if rest else 0.0),
+        ".glb": 4.0 * (15 + rest),
         ".splat": 32.0,
     }.get(suffix, 32.0)
 
@@ -96,9 +97,9 @@ def splat_note(splats: Splats | None, suffix: str) -> str:
         return "There are no splats yet."
     found = written_format(Path(f"scene{suffix}"))
     losses = found.losses(splats) if found is not None else []
-    megabytes = len(splats) * bytes_per_splat(suffix, splats.sh.shape[1]) / 1e6
+    size = file_size(round(len(splats) * bytes_per_splat(suffix, splats.sh.shape[1])))
     lost = f"Loses {', '.join(losses)}." if losses else "Loses nothing."
-    return f"{len(splats):,} splats, about {megabytes:.1f} MB. {lost}"
+    return f"{len(splats):,} splats, about {size}. {lost}"
 
 
 def splat_work(viewer: Viewer, suffix: str) -> Work:
@@ -259,8 +260,10 @@ def render_picture(renderer: Any, camera: Camera, show: str, background: tuple[f
     output = renderer.render(camera, RenderOptions(background or black, depth=show == "depth", normal=show == "normal"))
     if show == "depth":
         depth = output.depth if output.depth is not None else output.median_depth
-        solid = depth[output.alpha > 0.5] if depth is not None else np.zeros(0)
-        near, far = (float(np.quantile(solid.cpu().numpy(), q)) for q in (0.01, 0.98)) if len(solid) else (1.0, 2.0)
+        if depth is None:
+            raise ReconError("rendering depth", "the renderer gives none", "a method with depth")
+        solid = depth[output.alpha > 0.5].cpu().numpy()
+        near, far = np.quantile(solid, [0.01, 0.98]).tolist() if len(solid) else (1.0, 2.0)
         pixels = depth_picture(output, (near, max(far, near * 1.01)))
     elif show == "normal":
         pixels = normal_picture(output)

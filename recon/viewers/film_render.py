@@ -12,7 +12,7 @@ from recon.film.motion import KeyframedFilm
 from recon.film.writing import FilmOptions, render_film
 from recon.viewers.downloads import send_file
 from recon.viewers.edited import edited_renderer
-from recon.viewers.job_controls import JobControls, duration
+from recon.viewers.job_controls import JobControls, duration, file_size
 from recon.viewers.jobs import Job
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class FilmRenderFolder:
         if job.state == "done":
             self.path = job.result.path
             kept = f"`exports/{self.path.name}`" if self._viewer.exports.is_kept else "kept until the viewer is closed"
-            megabytes = self.path.stat().st_size / 1e6
-            done = f"**{job.result.frames:,} frames** in {duration(job.result.seconds)}, {megabytes:.1f} MB, {kept}."
+            size = file_size(self.path.stat().st_size)
+            done = f"**{job.result.frames:,} frames** in {duration(job.result.seconds)}, {size}, {kept}."
             self._download.label = f"Download {self.path.name}"
         self._button.disabled = job.state == "running"
         self._download.visible = job.state != "running" and self.path is not None and self.path.is_file()

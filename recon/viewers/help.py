@@ -68,6 +68,7 @@ class HelpPanel:
         self._open: dict[int, Any] = {}
         self._focus_next: set[int] = set()
         self._radius: float | None = None
+        self._radius_of: Any = None
         self._lock = threading.Lock()
         server: Any = viewer.server
         gui = server.gui
@@ -226,7 +227,8 @@ class HelpPanel:
 
     def _scene_radius(self) -> float:
         """Returns the radius about the focus of what there is to see, in world units."""
-        if self._radius is None:
+        if self._radius is None or self._radius_of is not self._viewer.stage:
+            self._radius_of = self._viewer.stage
             stage, splats = self._viewer.stage, self._viewer.splats
             self._radius = stage.extent
             if splats is not None and len(splats):

@@ -50,3 +50,8 @@ def duration(seconds: float) -> str:
     if whole < 90:
         return f"{whole} s"
     return f"{whole // 60} min {whole % 60} s" if whole < 5400 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def file_size(count: int) -> str:
+    """Returns a number of bytes as people say it."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} kB"

@@ -184,6 +184,11 @@ class Viewer:
         return url_of(self.server)
 
     @property
+    def panels(self) -> tuple[Panel, ...]:
+        """The panels that are made already."""
+        return tuple(self._panels)
+
+    @property
     def run_path(self) -> Path | None:
         """The training run that is shown; None for files and scenes alone."""
         return self.content.run_path
@@ -202,11 +207,6 @@ class Viewer:
     def scene(self) -> Scene | None:
         """The scene in the world that is shown now."""
         return None if self.content.scene is None else moved_scene(self.content.scene, self._world)
-
-    @property
-    def world(self) -> Similarity:
-        """How the world that is shown now came from the one that was opened."""
-        return self._world
 
     def set_splats(self, splats: Splats) -> None:
         """Replaces the splats in both renderings, in every browser."""
