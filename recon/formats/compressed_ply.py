@@ -196,7 +196,7 @@ def write_compressed_ply(splats: Splats, path: Path, up: UpAxis = "-y") -> None:
         file.write(words.tobytes())
         if rest:
             numbers = rounded_bytes(splats.sh[:, 1:], 256 / HARMONICS_RANGE, 128, down=True)
-            file.write(np.ascontiguousarray(numbers.reshape(count, -1, 3).transpose(0, 2, 1)).data)
+            file.write(np.ascontiguousarray(numbers.reshape(count, rest // 3, 3).transpose(0, 2, 1)).data)
 
 
 def _shares(values: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
