@@ -16,6 +16,7 @@ import logging
 import secrets
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,8 @@ def open_server(host: str, port: int, label: str, progress: Progress = SILENT) -
         progress.log(f"Port {port} is taken; the viewer is on {free}.")
     import viser
 
+    # What was on its way to a browser that has just left; viser warns of each.
+    warnings.filterwarnings("ignore", message="Queued a .* on a closed connection")
     token = None if host in LOOPBACK_NAMES else secrets.token_urlsafe(TOKEN_BYTES)
     # Standard output belongs to the command's own report.
     with _construction, contextlib.redirect_stdout(io.StringIO()), _behind(Gate(token)):

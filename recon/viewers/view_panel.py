@@ -94,8 +94,12 @@ class ViewPanel:
             return
         # A tab is entered by one thread at a time.
         with self._lock, self._viewer.tabs["View"]:
-            if not has_left(self._viewer.server, client):
+            try:
                 self._own[client.client_id] = _OwnControls(self._viewer, client)
+            except Exception:
+                # Whoever leaves while controls are made takes half of them along.
+                if not has_left(self._viewer.server, client):
+                    raise
         if has_left(self._viewer.server, client):
             self._disconnected(client)
 

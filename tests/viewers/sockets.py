@@ -94,6 +94,7 @@ class Client:
 
     def vanish(self) -> None:
         """Goes without a word."""
+        self._socket.socket.shutdown(socket.SHUT_RDWR)
         self._socket.socket.close()
 
     def _read(self) -> None:
