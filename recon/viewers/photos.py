@@ -178,7 +178,7 @@ class Photos:
         if kept is not None and kept[0] is renderer and np.array_equal(kept[1].cam_from_world, camera.cam_from_world):
             return kept[2]
         output = renderer.render(camera.fitted(DEPTH_PX), RenderOptions(depth=True))
-        chosen = output.median_depth if output.median_depth is not None else output.depth
+        chosen = output.depth if output.depth is not None else output.median_depth
         depth = None if chosen is None else chosen.float().cpu().numpy()
         with self._lock:
             self._depths[index] = (renderer, camera, depth)

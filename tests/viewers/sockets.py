@@ -95,6 +95,8 @@ class Client:
     def vanish(self) -> None:
         """Goes without a word."""
         self._socket.socket.shutdown(socket.SHUT_RDWR)
+        # The library's thread of one who does not read waits for its reader, not for the connection.
+        self._socket.recv_messages.close()
         self._socket.socket.close()
 
     def _read(self) -> None:
