@@ -220,8 +220,8 @@ def even_codebook(values: torch.Tensor, step: float) -> tuple[list[float], npt.N
     low, high = float(values.min()), float(values.max())
     if high - low > (CODES - 2) * step:
         sample = values.reshape(-1)[:: max(1, values.numel() // 1_000_000)].double()
-        ends = torch.quantile(sample, torch.tensor([5e-5, 1 - 5e-5], dtype=torch.float64)).tolist()
-        low, high = min(max(low, ends[0]), ends[1]), max(min(high, ends[1]), ends[0])
+        low = float(torch.quantile(sample, 5e-5, interpolation="higher"))
+        high = max(float(torch.quantile(sample, 1 - 5e-5, interpolation="lower")), low)
         step = max(step, (high - low) / (CODES - 2))
     first = int(np.floor(low / step))
     labels = (values / step - first).round().clamp(0, CODES - 1).to(torch.uint8).numpy()

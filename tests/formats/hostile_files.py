@@ -164,7 +164,7 @@ class Hostile:
                 packed = name == bomb
                 archive.writestr(
                     zipfile.ZipInfo(name),
-                    bytes(1 << 25) if packed else data,
+                    bytes(1 << 23) if packed else data,
                     zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED,
                 )
         return "x.sog", file.getvalue()
