@@ -90,8 +90,7 @@ def test_even_codebooks_hold_zero_and_reach_far() -> None:
     values[7, 1] = 1e6
     codebook, labels = even_codebook(values, 0.05)
     error = (torch.tensor(codebook)[torch.from_numpy(labels).long()] - values).abs()
-    error[7, 1] = 0
-    assert error.max() < 0.1
+    assert (error < 0.0251).float().mean() > 0.999
     constant, labels = even_codebook(torch.full((5, 3), 0.7), 0.05)
     assert abs(constant[labels[0, 0]] - 0.7) < 0.0251
 
