@@ -23,7 +23,8 @@ class Options(CommonOptions):
     out: Path
     """A video (.mp4), or a folder for frame_00000.png and so on."""
     path: str = "orbit"
-    """The camera's way: orbit, train (along the photographs), or a JSON file with keyframes."""
+    """The camera's way: orbit, train (along the photographs), or a JSON file with keyframes, such as the viewer's tab
+    Film saves as paths/NAME.json in the run."""
     channel: Literal["rgb", "depth", "normal"] = "rgb"
     """What to show."""
     seconds: float | None = None
@@ -31,7 +32,10 @@ class Options(CommonOptions):
     fps: float | None = None
     """Frames per second; by default 30, or what the keyframe file says."""
     long_side: int = 1280
-    """Longer side of the picture in pixels."""
+    """Longer side of the picture in pixels, where neither --size nor the keyframe file says it."""
+    size: str | None = None
+    """The picture: 1080p, 720p, 4k, vertical (1080×1920), square (1080×1080) or WIDTHxHEIGHT; by default the shape of
+    the photographs, or what the keyframe file says."""
     quality: int = 18
     """Constant rate factor of H.264: 0 is lossless, 51 the worst."""
     edits: bool = True
@@ -42,10 +46,15 @@ def execute(options: Options, progress: Progress) -> Outcome:
     """Renders and reports."""
     from recon.cli.edited import load_edited_run
     from recon.film import FilmOptions, PathOptions, load_path, render_film
+    from recon.film.library import picture_size
+    from recon.film.paths import resized_path
 
+    size = picture_size(options.size) if options.size is not None else None
     run = load_edited_run(options.run, options.edits, progress)
     cameras = [frame.camera for frame in sorted(run.scene.frames, key=lambda frame: frame.name)]
     path = load_path(options.path, cameras, PathOptions(options.seconds, options.fps, options.long_side))
+    if size is not None:
+        path = resized_path(path, *size, keep_vertical_fov=options.path.lower().endswith(".json"))
     report = render_film(
         run.renderer, path, options.out, FilmOptions(options.channel, quality=options.quality), progress
     )

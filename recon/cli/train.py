@@ -93,7 +93,9 @@ def execute(options: Any, progress: Progress) -> Outcome:
         if options.viewer:
             from recon.viewers import LiveViewer
 
-            viewer = opened.enter_context(LiveViewer.for_scene(options.scene, options.host, options.port, progress))
+            viewer = opened.enter_context(
+                LiveViewer.for_scene(options.scene, options.host, options.port, progress, options.out)
+            )
             progress.log(f"Live view: {viewer.url}")
             hooks.append(viewer.hook(options.config.steps, options.out, LiveConfig(options.config, options.out)))
         report = train(options.scene, options.out, options.config, progress, hooks, existing, profile)

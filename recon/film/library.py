@@ -7,6 +7,7 @@ the folder itself are ever opened.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -26,6 +27,24 @@ PICTURE_SIZES: dict[str, tuple[int, int]] = {
     "square": (1080, 1080),
 }
 """Usual sizes of films, width and height in pixels."""
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Returns width and height in pixels of a name in `PICTURE_SIZES` or of WIDTHxHEIGHT, made even.
+
+    Raises:
+        ReconError: neither, or a side outside 2 to 16384.
+    """
+    known = PICTURE_SIZES.get(text.lower())
+    if known is not None:
+        return known
+    found = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text.lower())
+    sides = [2 * round(int(side) / 2) for side in found.groups()] if found else []
+    if not sides or min(sides) < 2 or max(sides) > 16384:
+        raise ReconError(
+            "planning a film", f"its size is {text[:40]!r}", f"{', '.join(PICTURE_SIZES)}, or WIDTHxHEIGHT in pixels"
+        )
+    return sides[0], sides[1]
 
 
 def clean_name(name: str) -> str:

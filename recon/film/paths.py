@@ -123,6 +123,25 @@ def reshaped(lens: Camera, width: int, height: int) -> Camera:
     return replace(lens, width=width, height=height, fx=focal, fy=focal, cx=width / 2, cy=height / 2)
 
 
+def resized_path(path: CameraPath, width: int, height: int, keep_vertical_fov: bool) -> CameraPath:
+    """Returns a path with pictures of another size and shape.
+
+    Args:
+        path: the path.
+        width, height: pixels.
+        keep_vertical_fov: as keyframes prescribe it; False sees as large a part of the scene (see `reshaped`).
+    """
+    cameras = []
+    for camera in path.cameras:
+        if keep_vertical_fov:
+            focal = camera.fy * height / camera.height
+            lens = Camera(width, height, focal, focal, width / 2, height / 2)
+            cameras.append(lens.with_pose(camera.cam_from_world))
+        else:
+            cameras.append(reshaped(camera, width, height))
+    return CameraPath(tuple(cameras), path.fps)
+
+
 # The orbit ------------------------------------------------------------------------------------------------------
 
 

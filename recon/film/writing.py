@@ -6,10 +6,11 @@ The film appears under its name only when it is whole; an interruption leaves wh
 
 from __future__ import annotations
 
+import glob
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from recon.cameras import Camera
 from recon.errors import ReconError
-from recon.files import atomic_directory, atomic_path, raise_for_os_error
+from recon.files import TEMPORARY_MARK, atomic_directory, atomic_path, raise_for_os_error
 from recon.film.colormap import colorize
 from recon.film.paths import CameraPath
 from recon.progress import SILENT, Progress
@@ -30,6 +31,9 @@ Picture = npt.NDArray[np.uint8]
 
 ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox")
 """H.264 encoders that wheels of PyAV come with, best first."""
+
+LEFTOVER_S = 300.0
+"""A film that is being written grows more often than this."""
 
 _FRAME_NAME = re.compile(r"frame_\d{5}\.png")
 
@@ -204,6 +208,7 @@ def _video(
     import av
     from av.video.reformatter import Colorspace, Interpolation
 
+    _remove_leftovers(out)
     with atomic_path(out) as temporary:
         container = av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"})
         try:
@@ -233,6 +238,14 @@ def _video(
             raise ReconError(f"encoding {out}", str(error), "an encoder that takes the frames") from error
         finally:
             container.close()
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Deletes what a killed process left of this very film; what was written to lately may be another one's."""
+    for leftover in out.parent.glob(f"{TEMPORARY_MARK}*-{glob.escape(out.name)}"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
+                leftover.unlink()
 
 
 @contextmanager

@@ -44,15 +44,23 @@ class LiveViewer:
     """
 
     def __init__(
-        self, scene: Scene, title: str, host: str = "127.0.0.1", port: int = 8080, progress: Progress = SILENT
+        self,
+        scene: Scene,
+        title: str,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        progress: Progress = SILENT,
+        run: Path | None = None,
     ) -> None:
         """Opens the viewer; it shows the cameras until the first snapshot.
+
+        Camera paths, films and exports go into the folder `run`; without one they live as long as the viewer.
 
         Raises:
             ReconError: the host is no address of this machine, or no port is free.
         """
         self._waiting = _Waiting()
-        content = Content(title, scene=scene, renderer=self._waiting)
+        content = Content(title, scene=scene, renderer=self._waiting, run_path=run)
         self.paused = False
         self.stopped = False
         self._asked: deque[Answer] = deque()
@@ -67,14 +75,18 @@ class LiveViewer:
 
     @staticmethod
     def for_scene(
-        scene: Scene | Path | str, host: str = "127.0.0.1", port: int = 8080, progress: Progress = SILENT
+        scene: Scene | Path | str,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        progress: Progress = SILENT,
+        run: Path | None = None,
     ) -> LiveViewer:
         """Opens the viewer of the training of a scene or of the scene folder at a path."""
         if isinstance(scene, Scene):
-            return LiveViewer(scene, "Training", host, port, progress)
+            return LiveViewer(scene, "Training", host, port, progress, run)
         from recon.scene_io import load_scene
 
-        return LiveViewer(load_scene(Path(scene)), f"Training on {Path(scene).name}", host, port, progress)
+        return LiveViewer(load_scene(Path(scene)), f"Training on {Path(scene).name}", host, port, progress, run)
 
     @property
     def url(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from recon.film import (
 )
 from recon.film.colormap import colorize
 from recon.film.keyframes import keyframes_document
-from recon.film.paths import scene_focus
+from recon.film.library import picture_size
+from recon.film.paths import resized_path, scene_focus
 from recon.render import RenderOptions, RenderOutput
 
 FOCUS = np.array([0.4, -0.3, 0.8])
@@ -412,3 +414,34 @@ def test_the_colours_of_depth_run_from_blue_to_red_without_jumps() -> None:
     assert table[235, 0] > table[235, 2] + 100
     assert len(np.unique(table, axis=0)) > 250
     assert colorize(np.array([np.nan, -1.0, 2.0])).tolist() == [[0, 0, 0], table[0].tolist(), table[255].tolist()]
+
+
+def test_what_a_killed_film_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    old, fresh, other = (tmp_path / f".recon-tmp-{name}" for name in ("1-film.mp4", "2-film.mp4", "3-other.mp4"))
+    for path in (old, fresh, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (1e9, 1e9))
+    render_film(Sphere(), short_orbit(2), tmp_path / "film.mp4")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([fresh.name, other.name, "film.mp4"])
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1080p", (1920, 1080)), ("Vertical", (1080, 1920)), ("641x361", (640, 360))]
+)
+def test_sizes_of_films(text: str, size: tuple[int, int]) -> None:
+    assert picture_size(text) == size
+    path = orbit_path(ring(), PathOptions(seconds=0.1))
+    seen = path.cameras[0]
+    same = resized_path(path, *size, keep_vertical_fov=True).cameras[0]
+    assert (same.width, same.height) == size
+    assert math.isclose(same.fy / same.height, seen.fy / seen.height)
+    np.testing.assert_array_equal(same.cam_from_world, seen.cam_from_world)
+    as_much = resized_path(path, *size, keep_vertical_fov=False).cameras[0]
+    assert math.isclose(as_much.fy**2 / (size[0] * size[1]), seen.fy**2 / (seen.width * seen.height))
+
+
+@pytest.mark.parametrize("text", ["", "huge", "0x0", "99999x2", "1e3x5", "640x", "-640x360"])
+def test_impossible_sizes_are_refused(text: str) -> None:
+    with pytest.raises(ReconError, match="its size"):
+        picture_size(text)
