@@ -77,9 +77,10 @@ class PointerTools:
         if client.client_id not in self._watched:
             self._watched.add(client.client_id)
             client.camera.on_update(lambda view: self._moved(client, view))
+        tool.begin(client, lambda: self.put_down(client))
+        # After the tool, so that the browser is ready once it says what to do.
         notice = client.add_notification(tool.title, tool.hint, with_close_button=False)
         self._held[client.client_id] = (client, tool, notice)
-        tool.begin(client, lambda: self.put_down(client))
 
     def put_down(self, client: Any) -> None:
         """Takes a browser's tool away."""

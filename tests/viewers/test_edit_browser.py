@@ -82,16 +82,37 @@ class Desk:
 
     def wait_for_tool(self) -> None:
         wait_for(lambda: self.viewer.pointer.tool_of(self.client) is not None, "the tool is in hand")
-        # The browser hears of it a moment after the server has sent it.
+        self.page.get_by_text("Escape stops").first.wait_for()
+        # Nodes of the scene are mounted a moment after notices are.
         time.sleep(1.0)
 
-    def drag(self, way: list[tuple[float, float]]) -> None:
-        self.page.mouse.move(*way[0])
-        self.page.mouse.down()
-        for place in way[1:]:
-            self.page.mouse.move(*place)
-            time.sleep(0.12)
-        self.page.mouse.up()
+    def drag(self, way: list[tuple[float, float]], modifier: str = "") -> None:
+        """Drags with the tool in hand until it has drawn; a browser that draws in software may miss a press."""
+        for _ in range(5):
+            if modifier:
+                self.page.keyboard.down(modifier)
+            self.page.mouse.move(*way[0])
+            self.page.mouse.down()
+            for place in way[1:]:
+                self.page.mouse.move(*place)
+                time.sleep(0.12)
+            self.page.mouse.up()
+            if modifier:
+                self.page.keyboard.up(modifier)
+            deadline = time.monotonic() + 15
+            while self.viewer.pointer.tool_of(self.client) is not None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if self.viewer.pointer.tool_of(self.client) is None:
+                return
+        raise AssertionError("the tool has drawn nothing")
+
+    def pick(self, places: list[tuple[float, float]]) -> None:
+        """Clicks at pixels, one after the other is taken."""
+        tool: Any = self.viewer.pointer.tool_of(self.client)
+        for place in places:
+            before = len(tool.points)
+            self.page.mouse.click(*place)
+            wait_for(lambda before=before: len(tool.points) > before, "the point is taken")  # type: ignore[misc]
 
 
 def small_error(one: np.ndarray, other: np.ndarray) -> float:
@@ -114,10 +135,10 @@ def test_rectangle_lasso_delete_undo_and_reopen(desk: Desk, tmp_path: Path, pict
     splats = desk.viewer.content.splats
     assert splats is not None
     desk.tab("Edit")
-    pixels, _ = desk.camera.project(splats.means.double().numpy())
     # A rectangle, by the button and the mouse.
     desk.button("Rectangle")
     desk.wait_for_tool()
+    pixels, _ = desk.camera.project(splats.means.double().numpy())
     desk.drag([(120.0, 150.0), (150.0, 170.0), (260.0, 260.0)])
     wait_for(lambda: bool(desk.selected.any()), "something is selected")
     corners = np.array([[120.0, 150.0], [260.0, 150.0], [260.0, 260.0], [120.0, 260.0]])
@@ -131,9 +152,7 @@ def test_rectangle_lasso_delete_undo_and_reopen(desk: Desk, tmp_path: Path, pict
     desk.button("Lasso")
     desk.wait_for_tool()
     circle = [(280 + 60 * math.cos(a), 190 + 60 * math.sin(a)) for a in np.linspace(0, 2 * np.pi, 16)]
-    desk.page.keyboard.down("Shift")
-    desk.drag(circle)
-    desk.page.keyboard.up("Shift")
+    desk.drag(circle, "Shift")
     wait_for(lambda: len(desk.session.editor.edits) == 2, "the lasso has selected")
     both = expected | inside_polygon(pixels, np.array(circle))
     assert (desk.selected != both).mean() < 0.03
@@ -169,7 +188,7 @@ def floor_point(camera: Camera, x: float, y: float) -> np.ndarray:
     return point
 
 
-PLACES = ((60.0, 330.0), (340.0, 320.0), (140.0, 270.0))
+PLACES = [(60.0, 330.0), (340.0, 320.0), (140.0, 270.0)]
 """Pixels of the window left of the panel at which the floor is seen."""
 
 
@@ -178,18 +197,14 @@ def test_measuring_floaters_and_the_metric_scale(desk: Desk, tmp_path: Path, pic
     desk.button("Distance")
     desk.wait_for_tool()
     known = [floor_point(desk.camera, *place) for place in PLACES]
-    for place in PLACES[:2]:
-        desk.page.mouse.click(*place)
-        time.sleep(0.7)
+    desk.pick(PLACES[:2])
     wait_for(lambda: len(desk.measure.measurements) == 1, "the distance is there")
     true = float(np.linalg.norm(known[0] - known[1]))
     assert desk.measure.measurements[0].value(desk.viewer.world) == pytest.approx(true, rel=0.02)
     assert desk.measure.texts() == [f"{desk.measure.measurements[0].value(desk.viewer.world):.4g} units"]
     desk.button("Area")
     desk.wait_for_tool()
-    for place in PLACES[:3]:
-        desk.page.mouse.click(*place)
-        time.sleep(0.7)
+    desk.pick(PLACES[:3])
     desk.page.keyboard.press("Enter")
     wait_for(lambda: len(desk.measure.measurements) == 2, "the area is there")
     area = 0.5 * float(np.linalg.norm(np.cross(known[1] - known[0], known[2] - known[0])))
@@ -201,9 +216,7 @@ def test_measuring_floaters_and_the_metric_scale(desk: Desk, tmp_path: Path, pic
     desk.edit.align._meters.value = 3.0
     desk.edit.align.scale_from_clicks(desk.client)
     desk.wait_for_tool()
-    for place in PLACES[:2]:
-        desk.page.mouse.click(*place)
-        time.sleep(0.7)
+    desk.pick(PLACES[:2])
     wait_for(lambda: desk.viewer.meters_per_unit == 1.0 and desk.session.is_shown, "the scene is metric")
     assert desk.measure.measurements[0].value(desk.viewer.world) == pytest.approx(3.0, rel=0.01)
     assert desk.measure.texts()[0].endswith(" m")
