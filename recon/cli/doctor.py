@@ -8,10 +8,10 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict, dataclass
-from importlib import import_module, metadata
-from typing import Any
+from importlib import metadata
 
 from recon.cli.command import CommonOptions, Outcome
+from recon.cli.doctor_cuda import findings, look
 from recon.errors import ReconError
 from recon.progress import Progress
 
@@ -33,9 +33,8 @@ REQUIRED = (
     "scikit-image",
 )
 OPTIONAL = {
-    "gsplat": ("gsplat", "trains on an NVIDIA GPU"),
+    "gsplat": ("gsplat", "another rasterizer for NVIDIA GPUs"),
     "open3d": ("mesh", "Poisson surfaces"),
-    "cuda-core": ("cuda", "compiles CUDA kernels without a toolkit"),
 }
 
 
@@ -74,7 +73,7 @@ def examine() -> list[Check]:
     """Returns all checks, in the order in which a person would read them."""
     checks = [_python(), *_machine(), _kernels()]
     checks += [_package(name) for name in REQUIRED]
-    checks += [_cuda()]
+    checks += _cuda()
     checks += [_package(name, extra, purpose) for name, (extra, purpose) in OPTIONAL.items()]
     checks += [_browser(), _lpips()]
     return checks
@@ -124,16 +123,8 @@ def _package(name: str, extra: str = "", purpose: str = "") -> Check:
     return Check(name, True, version, required=required)
 
 
-def _cuda() -> Check:
-    torch: Any = import_module("torch")
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        found = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, torch for CUDA {torch.version.cuda}"
-        return Check("NVIDIA GPU", True, found, required=False)
-    if shutil.which("nvidia-smi"):
-        fix = "install a CUDA build of torch: see the selector at pytorch.org"
-        return Check("NVIDIA GPU", False, "there is a driver, but this torch is a CPU build", fix, required=False)
-    return Check("NVIDIA GPU", True, "none; the CPU kernels are used", required=False)
+def _cuda() -> list[Check]:
+    return [Check(f.name, f.ok, f.found, f.advice, required=False) for f in findings(look())]
 
 
 def _browser() -> Check:

@@ -239,7 +239,8 @@ RECON_FN Sums<D> sum_pixels(const BlendLaunch& p, const Pixel& pixel, const Buck
     // Of 2 ln 2: a dx + b dy is so much times scale_x w, c dy + b dx that times skew and scale_y u.
     const float turn_x = 2.0f * kLn2 * record.scale_x, turn_y = 2.0f * kLn2 * record.scale_y;
     Sums<D> s{};
-#pragma unroll
+    // Rows one after another: all pixels at once would take twice the registers.
+#pragma unroll 1
     for (int row = 0; row < kBlockHigh; ++row) {
         const float dy = from_y + static_cast<float>(row);
         float h = 0.0f, hx = 0.0f, hxx = 0.0f;

@@ -228,18 +228,24 @@ def integrate(grid: TsdfGrid, view: DepthView, backend: Backend = "auto") -> Non
     """
     from recon.kernels.tsdf.reference import integrate_reference
 
-    if resolve_backend(backend, grid.blocks.device, ("cpu", "reference")) == "reference":
+    resolved = resolve_backend(backend, grid.blocks.device, ("cpu", "cuda", "reference"))
+    if resolved == "reference":
         integrate_reference(grid, view)
         return
     count = len(grid)
-    module = native()
-    kept, params_view = _view_params(module, "integrate", view, grid.frame)
     tensors = (grid.blocks, grid.distance_sum, grid.weight_sum, grid.color_sum)
     assert all(tensor.is_contiguous() for tensor in tensors)
     check_tensor("integrate", "blocks", grid.blocks, (count, 3), torch.int32)
     check_tensor("integrate", "distance_sum", grid.distance_sum, (count, BLOCK_VOXELS))
     check_tensor("integrate", "weight_sum", grid.weight_sum, (count, BLOCK_VOXELS))
     check_tensor("integrate", "color_sum", grid.color_sum, (count, 4, BLOCK_VOXELS))
+    if resolved == "cuda":
+        from recon.kernels.tsdf.cuda import integrate_cuda
+
+        integrate_cuda(grid, view, check_view("integrate", view))
+        return
+    module = native()
+    kept, params_view = _view_params(module, "integrate", view, grid.frame)
     params = module.TsdfIntegrateParams()
     params.view = params_view
     params.blocks, params.block_count = grid.blocks.data_ptr(), count

@@ -34,7 +34,10 @@ def emulated(emulation: EmulatedProgram, monkeypatch: pytest.MonkeyPatch) -> Ite
     guarded.install(monkeypatch)
     install_program(torch.device("cpu"), emulation)
     emulation.launches.clear()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors of these sizes are slower on two
     yield emulation
+    torch.set_num_threads(threads)
     install_program(torch.device("cpu"), None)
     guarded.check()
 
