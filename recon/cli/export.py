@@ -2,8 +2,9 @@
 """Write the splats of a run, or of any splat file, for other programs.
 
 The name of --out says the format: .ply, .compressed.ply, .spz, .sog (or FOLDER/meta.json for a SOG in loose files),
-.splat, .glb or .gltf.  Edits that were saved beside the run or file are applied.  Each format's usual axis points up
-(-Y, or +Y for .spz and glTF); --up says otherwise.
+.splat, .glb, .gltf or .usda (OpenUSD).  Edits that were saved beside the run or file are applied.  Each format's usual
+axis points up (-Y; +Y for .spz and glTF; +Z for .usda); --up says otherwise.  The palette of a SOG spares what the
+cameras of the run see.
 """
 
 from __future__ import annotations
@@ -110,18 +111,24 @@ def _splats(options: Options, progress: Progress) -> tuple[Splats, int]:
 
 
 def _cameras(options: Options) -> list[Camera]:
-    """Returns the cameras of a run whose scene is at hand, as edited; none otherwise."""
+    """Returns the cameras of a run whose scene is at hand, as edited, for the one format that asks; none otherwise."""
+    from recon.edits import edits_of
     from recon.formats.splat_files import is_splat_file
 
     if options.out.name.lower() != "meta.json" and options.out.suffix.lower() != ".sog":
         return []
-    if options.run.is_file() or is_splat_file(options.run):
-        return []
+    run, edits = options.run, options.edits
+    if run.is_file() or is_splat_file(run):
+        # A run's own file was seen from the run's cameras, unless edits of the file have moved it.
+        moved = edits and bool(edits_of(run))
+        if run.name != "splats.ply" or moved or not (run.parent / "config.json").is_file():
+            return []
+        run, edits = run.parent, False
     from recon.cli.edited import load_edited_run
     from recon.views import undistorted_camera
 
     try:
-        scene = load_edited_run(options.run, options.edits).scene
+        scene = load_edited_run(run, edits).scene
     except ReconError:
         return []
     return [undistorted_camera(frame.camera) for frame in scene.frames]

@@ -27,8 +27,8 @@ SPLAT_SUFFIXES: tuple[str, ...] = (".ply", ".spz", ".sog", ".splat", ".ksplat", 
 """Suffixes of the files that `read_splats` takes; a suffix alone does not make a file a splat file (a .ply or .glb
 may hold a mesh): ask `is_splat_file`."""
 
-SPLAT_WRITE_SUFFIXES: tuple[str, ...] = (".compressed.ply", ".ply", ".spz", ".sog", ".splat", ".glb", ".gltf")
-"""How the names of the files end that `write_splats` writes; "/" writes a SOG as a folder."""
+SPLAT_WRITE_SUFFIXES: tuple[str, ...] = (".compressed.ply", ".ply", ".spz", ".sog", ".splat", ".glb", ".gltf", ".usda")
+"""How the names of the files end that `write_splats` writes; FOLDER/meta.json writes a SOG as loose files."""
 
 _HEAD_BYTES = 4096
 _READABLE = "a 3DGS or compressed PLY, SPZ, SOG (file or folder), .splat, .ksplat, or glTF with KHR_gaussian_splatting"
@@ -238,6 +238,7 @@ def _written() -> dict[str, WrittenFormat]:
         ".splat": WrittenFormat(".splat", "-y", False, flat_colors),
         ".glb": gltf,
         ".gltf": gltf,
+        ".usda": WrittenFormat("OpenUSD text", "+z", False, features),
     }
 
 
@@ -291,6 +292,10 @@ def write_splats(
         from recon.formats.sog_writing import write_sog
 
         write_sog(splats, path, axis, progress, cameras)
+    elif suffix == ".usda":
+        from recon.formats.splat_usd import write_splat_usd
+
+        write_splat_usd(splats, path, axis)
     else:
         from recon.formats.splat_gltf import write_splat_gltf
 

@@ -85,7 +85,7 @@ class SplatParts:
                 raise ReconError(doing, f"{found} (the first is number {first})", "finite numbers", "drop these splats")
             progress.log(f"{found}; they were left out")
             parts = [part[keep] for part in parts]
-        means, quats, log_scales, logits, harmonics = (np.ascontiguousarray(part, np.float32) for part in parts)
+        means, quats, log_scales, logits, harmonics = (np.require(part, np.float32, ["C", "W"]) for part in parts)
         unturned = ~quats.any(1)
         if unturned.any():
             progress.log(f"{int(unturned.sum())} splats had a zero rotation; set to none")

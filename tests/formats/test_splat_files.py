@@ -16,7 +16,8 @@ from recon.errors import ReconError
 from recon.formats.splat_files import SPLAT_WRITE_SUFFIXES, is_splat_file, read_splats, write_splats, written_format
 from recon.splats import Splats
 
-NAMES = [*(f"s{suffix}" for suffix in SPLAT_WRITE_SUFFIXES), "folder/meta.json"]
+# What is written can be read, but for USD.
+NAMES = [*(f"s{suffix}" for suffix in SPLAT_WRITE_SUFFIXES if suffix != ".usda"), "folder/meta.json"]
 
 # What each format may change: positions, degrees, log scales, opacities, base colour, harmonics.
 TOLERANCES: dict[str, tuple[float, ...]] = {
