@@ -118,7 +118,7 @@ def chromium() -> Iterator[Any]:
 def page(chromium: Any) -> Iterator[Any]:
     """An empty page; what it asks of other machines is collected in `page.foreign_requests`."""
     page = chromium.new_page(viewport={"width": 640, "height": 400})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.foreign_requests = []
 
     def note(request: Any) -> None:

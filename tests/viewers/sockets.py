@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
+import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -124,3 +126,26 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) 
     while not condition():
         assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
         time.sleep(0.05)
+
+
+def come_and_go(port: int, seconds: float, most: int) -> int:
+    """Has up to `most` browsers come, look around and leave, some of them rudely; returns how many there were."""
+    chance, clients, count = random.Random(0), [], 0
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends or count < most:
+        if len(clients) < most and chance.random() < 0.5:
+            clients.append(Client(port, reads=chance.random() > 0.1, size=(320, 180)))
+            count += 1
+        for client in clients:
+            client.move(chance.random() * 6)
+        if clients and chance.random() < 0.35:
+            leaving = clients.pop(chance.randrange(len(clients)))
+            (leaving.vanish if chance.random() < 0.3 or not leaving.reads else leaving.close)()
+        time.sleep(0.03)
+    for client in clients:
+        (client.close if client.reads else client.vanish)()
+    return count
+
+
+if __name__ == "__main__":
+    print(come_and_go(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))

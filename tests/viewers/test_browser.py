@@ -187,3 +187,42 @@ def test_the_panel_switches_layers(opened: Opened, pictures: Path | None) -> Non
     opened.viewer.set_layer("points", True)
     wait_for(lambda: canvas(opened.page).std() > 3, "points are seen")
     opened.keep(pictures, "points")
+
+
+def choose(page: Any, label: str, value: str) -> None:
+    """Takes a choice in the panel as a person does."""
+    page.get_by_label(label, exact=True).first.click()
+    page.get_by_role("option", name=value, exact=True).first.click()
+
+
+def test_the_panel_shows_depth_with_its_scale_and_photographs_beside_the_picture(
+    opened: Opened, pictures: Path | None
+) -> None:
+    page, client_id = opened.page, opened.client.client_id
+    page.set_viewport_size({"width": 900, "height": 700})
+    wait_for(lambda: opened.shows(25, 0.97), "the splats are seen")
+    choose(page, "Show", "Depth")
+    wait_for(lambda: opened.viewer.exact.look(client_id).show == "depth", "depth is chosen")
+    page.get_by_text("in units of the scene").wait_for()
+
+    def shows_depth() -> bool:
+        seen = canvas(page)[:, :560]
+        # The floor runs from near red to far blue; no colour picture of this world does.
+        near, far = seen[-60:, 200:400].mean((0, 1)), seen[:, 200:400][seen[:, 200:400].max(2) > 60][:2000].mean(0)
+        return near[0] > near[2] + 30 and far[2] > far[0] + 20
+
+    wait_for(shows_depth, "near is red and far is blue")
+    opened.keep(pictures, "panel_depth")
+    choose(page, "Show", "Colour")
+    choose(page, "Compare", "Swipe")
+    wait_for(lambda: opened.viewer.exact.look(client_id).photo is not None, "it flies to a photograph")
+    # The photographs of this world are plainly magenta: the left half is, the right half is not.
+    middle = (slice(250, 450), slice(250, 420)), (slice(250, 450), slice(480, 560))
+    wait_for(
+        lambda: magenta(canvas(page)[middle[0]]) > 20_000 and magenta(canvas(page)[middle[1]]) == 0,
+        "the photograph is left of the line",
+    )
+    opened.keep(pictures, "panel_swipe")
+    choose(page, "Compare", "Off")
+    wait_for(lambda: magenta(canvas(page)) == 0, "the photograph is gone")
+    assert page.foreign_requests == []

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from recon.viewers import Content, LiveViewer, Viewer
 from recon.viewers.exact import camera_of, has_backlog
 from tests.viewers.sockets import Client, wait_until
 
+ROOT = Path(__file__).parents[2]
 SOAK_S = float(os.environ.get("RECON_SOAK_S", "0"))
 
 
@@ -131,22 +134,12 @@ def resident_bytes() -> int:
 
 
 def come_and_go(viewer: Viewer, seconds: float, most: int) -> int:
-    """Has up to `most` browsers come, look around and leave; returns how many there were."""
-    chance, clients, count = random.Random(0), [], 0
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if len(clients) < most and chance.random() < 0.5:
-            clients.append(Client(viewer.server.get_port(), reads=chance.random() > 0.1, size=(320, 180)))
-            count += 1
-        for client in clients:
-            client.move(chance.random() * 6)
-        if clients and chance.random() < 0.35:
-            leaving = clients.pop(chance.randrange(len(clients)))
-            (leaving.vanish if chance.random() < 0.3 or not leaving.reads else leaving.close)()
-        time.sleep(0.03)
-    for client in clients:
-        (client.close if client.reads else client.vanish)()
-    return count
+    """Has up to `most` browsers come, look around and leave, in a process of their own; returns how many there were."""
+    port = viewer.server.get_port()
+    command = [sys.executable, "-m", "tests.viewers.sockets", str(port), str(seconds), str(most)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    return int(done.stdout)
 
 
 def test_browsers_come_and_go_and_leave_nothing(viewer: Viewer, capfd: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +147,7 @@ def test_browsers_come_and_go_and_leave_nothing(viewer: Viewer, capfd: pytest.Ca
     wait_until(lambda: not viewer.server.get_clients(), "all have left", 60)
     gc.collect()
     threads, memory = threading.active_count(), resident_bytes()
-    count = come_and_go(viewer, max(4.0, SOAK_S), 12)
+    count = come_and_go(viewer, max(3.0, SOAK_S), 12)
     wait_until(lambda: not viewer.server.get_clients(), "all have left", 60)
     time.sleep(0.5)
     gc.collect()
