@@ -31,7 +31,6 @@ class ExportPanel:
 
     def __init__(self, viewer: Viewer, film: FilmPanel | None = None) -> None:
         self._viewer, self._film = viewer, film
-        self._wanted_by: Any = None
         self._finished: Path | None = None
         self.kinds = self._available()
         if not self.kinds:
@@ -166,19 +165,22 @@ class ExportPanel:
             suffix = "-mesh.ply"
         out = self._viewer.exports.path(str(self._name.value), suffix)
         work = self._work(kind, client)
-        job = self._viewer.jobs.start(f"Exporting {out.name}", lambda job: (work(job, out), out), self._changed)
-        self._wanted_by = client if self._at_once.value else None
+        wanted_by = client if self._at_once.value else None
+        job = self._viewer.jobs.start(
+            f"Exporting {out.name}", lambda job: (work(job, out), out, wanted_by), self._changed
+        )
+        # What was edited meanwhile has changed what there is to say.
+        self._show()
         return job
 
     def _changed(self, job: Job) -> None:
         done = ""
         if job.state == "done":
-            what, self._finished = job.result
+            what, self._finished, client = job.result
             assert self._finished is not None
             size = file_size(self._finished.stat().st_size)
             kept = f"`exports/{self._finished.name}`" if self._viewer.exports.is_kept else "until the viewer is closed"
             done = f"**{plain(what)}**, {size}, {kept}."
-            client, self._wanted_by = self._wanted_by, None
             if client is not None:
                 threading.Thread(target=self._send, args=(client,), name="download", daemon=True).start()
         self._button.disabled = job.state == "running"

@@ -134,7 +134,8 @@ class FilmEditor:
 
     def set_fov(self, fov_deg: float) -> None:
         """Sets the vertical field of view of the selected keyframe."""
-        self._change_selected(fov_deg=float(np.clip(fov_deg, 5, 150)))
+        if math.isfinite(fov_deg):
+            self._change_selected(fov_deg=float(np.clip(fov_deg, 5, 150)))
 
     def set_easing(self, easing: Easing, everywhere: bool = False) -> None:
         """Sets the easing of the selected keyframe, or of all."""

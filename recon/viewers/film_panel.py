@@ -288,7 +288,7 @@ class FilmPanel:
             self.editor.change(shape=SHAPES[label])
 
     def _scrub(self, event: Any) -> None:
-        if len(self.editor) < 2:
+        if len(self.editor) < 2 or not np.isfinite(event.target.value):
             return
         self.player.stop(event.client.client_id)
         film = self.editor.film

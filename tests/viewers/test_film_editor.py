@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -242,3 +243,59 @@ def test_the_film_panel_stands_in_every_viewer(world: Any, tmp_path: Path) -> No
                 assert len(panel.editor) >= 5
                 panel._refresh()
     assert not list(tmp_path.iterdir())
+
+
+def test_exports_and_films_are_made_of_what_is_edited(world: Any, tmp_path: Path) -> None:
+    from recon.edits import Delete, Select, Sphere, Transform
+    from recon.formats.splat_files import read_splats
+    from recon.viewers.edit_panel import EditPanel
+    from recon.viewers.edited import edited_renderer, edited_splats
+    from recon.viewers.export_work import camera_work, mesh_note, splat_note, splat_work
+
+    content = Content("run", world.splats, world.scene, run_path=tmp_path, edits_path=tmp_path / "edits.json")
+    with Viewer(content, port=0, picture="nothing") as viewer:
+        session = next(panel.session for panel in viewer.panels if isinstance(panel, EditPanel))
+        assert session is not None
+        film = next(panel for panel in viewer.panels if isinstance(panel, FilmPanel))
+        film.editor.add(camera(0.5))
+        assert edited_splats(viewer) is not None
+        session.editor.do(Delete(Sphere((0.0, 0.0, 0.5), 0.7)))
+        # What is selected is lit up in the browsers, but nowhere else.
+        session.editor.do(Select(Sphere((1.1, 0.3, 0.4), 0.6)))
+        left = edited_splats(viewer)
+        assert left is not None
+        assert 1000 < len(left) < 1600
+        assert "about" in splat_note(left, ".ply")
+        renderer = edited_renderer(viewer)
+        assert len(renderer.splats) == len(left)  # type: ignore[union-attr]
+        job = finished(viewer.jobs.start("a", lambda job: splat_work(viewer, ".ply")(job, tmp_path / "a.ply"), print))
+        assert job.state == "done", job.problem
+        assert len(read_splats(tmp_path / "a.ply")) == len(left)
+        session.editor.do(Transform.of(Similarity(2.0, np.eye(3), np.array([1.0, 0.0, 0.0]))))
+        deadline = time.monotonic() + 20
+        while viewer.world.scale != 2.0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        deadline = time.monotonic() + 20
+        expected = 2.0 * camera(0.5).center_in_world + [1.0, 0.0, 0.0]
+        while not np.allclose(film.editor.camera(0).center_in_world, expected):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        work = camera_work(viewer, ".json")
+        assert finished(viewer.jobs.start("b", lambda job: work(job, tmp_path / "c.json"), print)).state == "done"
+        first = np.array(json.loads((tmp_path / "c.json").read_text())["frames"][0]["transform_matrix"])[:3, 3]
+        np.testing.assert_allclose(first, 2.0 * world.cameras[0].center_in_world + [1.0, 0.0, 0.0], atol=1e-6)
+        assert "anew" not in mesh_note(viewer, True)
+
+
+def test_what_a_browser_sends_cannot_break_the_film() -> None:
+    editor = editor_of(2)
+    before = editor.film
+    for value in (float("nan"), float("inf"), -float("inf")):
+        editor.set_fov(value)
+        editor.set_duration(value)
+    assert editor.film == before
+    editor.set_way(float("nan"))
+    editor.set_way(-5.0)
+    editor.set_way(1e300)
+    assert 0 < editor.film.duration_s < 1e5
