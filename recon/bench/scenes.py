@@ -170,9 +170,9 @@ def scene_of_run(path: Path, size: tuple[int, int] | None = None) -> BenchScene:
 def scene_of_ply(path: Path, size: tuple[int, int]) -> BenchScene:
     """Returns the splats of a file, seen from outside: the middle four fifths of them fill the picture's height."""
     from recon.cameras import look_at
-    from recon.formats.splat_ply import read_splat_ply
+    from recon.formats.splat_files import read_splats
 
-    splats = read_splat_ply(path)
+    splats = read_splats(path)
     if not len(splats):
         raise ReconError(f"measuring {path}", "it holds no splats", "at least one")
     points = splats.means.double().numpy()
