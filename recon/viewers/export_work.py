@@ -107,12 +107,15 @@ def splat_work(viewer: Viewer, suffix: str) -> Work:
 
     def work(job: Job, out: Path) -> str:
         from recon.formats.splat_files import write_splats
+        from recon.views import undistorted_camera
 
         splats = edited_splats(viewer)
         if splats is None or not len(splats):
             raise ReconError("exporting splats", "there are none", "a scene of splats whose edits leave some")
+        # The palette of a SOG spares what the photographs' places see.
+        frames = viewer.scene.frames if suffix == ".sog" and viewer.scene is not None else ()
         with job.stage("Writing splats"):
-            write_splats(splats, out, progress=job)
+            write_splats(splats, out, progress=job, cameras=[undistorted_camera(frame.camera) for frame in frames])
         return f"{len(splats):,} splats"
 
     return work
