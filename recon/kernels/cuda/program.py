@@ -115,13 +115,15 @@ class CudaProgram(Program):
             torch.cuda.current_stream().synchronize()  # makes torch's context the current one
             major, minor = torch.cuda.get_device_capability(device)
             self.architecture = 10 * major + minor
-            self._device = device
+            self._device = torch.device("cuda", torch.cuda.current_device())
             self._functions: dict[str, Any] = {}
             self._modules = []
             driver = _driver()
             code = cubins(self.architecture)
             for unit, cubin in code.items():
-                module = _checked(driver.cuModuleLoadData(cubin), f"loading the kernels of {unit}")
+                image = ctypes.create_string_buffer(cubin, len(cubin))
+                loaded = driver.cuModuleLoadData(ctypes.addressof(image))
+                module = _checked(loaded, f"loading the kernels of {unit}")
                 self._modules.append(module)
                 for kernel in kernels().values():
                     if kernel.unit == unit:
@@ -129,6 +131,8 @@ class CudaProgram(Program):
                         self._functions[kernel.name] = _checked(function, f"finding the kernel {kernel.name}")
 
     def start(self, kernel: Kernel, blocks: int, params: ctypes.Structure) -> None:
+        if torch.cuda.current_device() != self._device.index:
+            torch.cuda.set_device(self._device)
         # The driver copies what the pointers point to before it returns.
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))
         stream = torch.cuda.current_stream(self._device).cuda_stream

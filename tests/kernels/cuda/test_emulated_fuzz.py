@@ -20,7 +20,7 @@ from recon.kernels.binning.op import bin_tiles
 from recon.kernels.projection.op import project
 
 FIRST = int(os.environ.get("RECON_FUZZ_FIRST", "0"))
-COUNT = int(os.environ.get("RECON_FUZZ", "30"))
+COUNT = int(os.environ.get("RECON_FUZZ", "20"))
 BLOCKS = [range(FIRST + at, FIRST + min(at + 10, COUNT)) for at in range(0, COUNT, 10)]
 
 
