@@ -181,13 +181,14 @@ def test_over_http_and_in_parts(world: Any, page: Any, tmp_path: Path, web: str)
     assert [url.partition(":")[0] for url in opened.requests] == ["http", "blob"]
     generator = torch.Generator().manual_seed(0)
     small = replace(world.splats, log_scales=world.splats.log_scales - 2)
-    many = colorful(small, degree=1).select(torch.randint(len(small), (40_000,), generator=generator))
+    many = colorful(small, degree=1).select(torch.randint(len(small), (33_000,), generator=generator))
     parts = replace(scene, splats=pack_splats(many, world.cameras, spatial=True), film=None)
     write_shared_folder(tmp_path / "parts", parts)
     opened.requests.clear()
+    page.set_viewport_size({"width": 160, "height": 100})
     page.goto(f"{web}/parts/")
     opened.ready()
-    assert opened.state()["splats"] == 40_000
+    assert opened.state()["splats"] == 33_000
     assert psnr_db(opened.picture(world.cameras[0]), our_picture(unpack_splats(parts.splats), world.cameras[0])) > 38
     assert len([url for url in opened.requests if url.endswith(".bin")]) == 2
     assert opened.complaints == []
