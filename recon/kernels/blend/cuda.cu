@@ -165,6 +165,7 @@ RECON_FN void forward(const BlendLaunch& p, ForwardScratch<D>& scratch) {
             fill_slot<D>(p, e, slots[lane]);
             if (with_depth) depths[lane] = read_depth(p, e.id);
         }
+        __syncwarp();  // a vote alone does not order what was written to shared memory
         for (unsigned left = __ballot_sync(kAllLanes, e.id >= 0); left != 0; left &= left - 1) {
             const int i = __ffs(left) - 1;
             blend_one<D>(slots[i], pixel, p.log2_cutoff, with_depth ? depths + i : nullptr, b);
