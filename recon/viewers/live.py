@@ -28,8 +28,8 @@ SNAPSHOT_EVERY_S = 2.0
 SNAPSHOT_SHARE = 0.03
 """Snapshots may take this share of the training time: slow ones are taken less often."""
 
-RENDER_SHARE = 0.2
-"""Rendering may take this share of one thread's time while training runs; all of it while it is paused."""
+RENDER_SHARE = 0.08
+"""Rendering may take this share of the time while training runs, on all cores; all of it while it is paused."""
 
 STATUS_EVERY_S = 0.5
 
