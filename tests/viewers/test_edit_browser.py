@@ -80,15 +80,20 @@ class Desk:
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click(force=True)
 
-    def take(self, name: str) -> None:
-        """Presses a tool's button; again where the browser was still building its panel."""
+    def press(self, name: str, done: Callable[[], bool]) -> None:
+        """Presses a button; again where the browser was still building its panel."""
         for _ in range(10):
             self.button(name)
             deadline = time.monotonic() + 5
-            while self.viewer.pointer.tool_of(self.client) is None and time.monotonic() < deadline:
+            while not done() and time.monotonic() < deadline:
                 time.sleep(0.1)
-            if self.viewer.pointer.tool_of(self.client) is not None:
-                break
+            if done():
+                return
+        raise AssertionError(f"the button {name} does nothing")
+
+    def take(self, name: str) -> None:
+        """Takes a tool by its button."""
+        self.press(name, lambda: self.viewer.pointer.tool_of(self.client) is not None)
         self.wait_for_tool()
 
     def wait_for_tool(self) -> None:
@@ -242,8 +247,7 @@ def test_measuring_floaters_and_the_metric_scale(desk: Desk, tmp_path: Path, pic
     assert int(desk.session.state.deleted.sum()) == count
     assert desk.session.editor.edits.in_force[-1] == Delete(Range("floater", 0.4, 1.0))
     # The sphere that the panel shows crops.
-    desk.button("Sphere")
-    wait_for(lambda: desk.edit.shape is not None, "the sphere stands in the scene")
+    desk.press("Sphere", lambda: desk.edit.shape is not None)
     assert desk.edit.shape is not None
     rule = desk.edit.shape.rule
     assert desk.session.previewed == int(desk.session.state.find(rule).sum()) > 0
@@ -251,6 +255,5 @@ def test_measuring_floaters_and_the_metric_scale(desk: Desk, tmp_path: Path, pic
         wait_for(lambda: desk.session.is_shown, "it is shown")
         time.sleep(3)
         desk.page.screenshot(path=pictures / "sphere.png")
-    desk.button("Select")
-    wait_for(lambda: bool(desk.selected.any()), "the inside of the sphere is selected")
+    desk.press("Select", lambda: bool(desk.selected.any()))
     assert desk.session.editor.edits.in_force[-1] == Select(rule)
