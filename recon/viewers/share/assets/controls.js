@@ -85,7 +85,7 @@ function attachKeys(navigator, actions) {
     actions.changed();
   };
   addEventListener("keydown", (event) => {
-    if (event.target.closest?.("input, textarea, dialog") && event.key !== "Escape" && event.key !== "?") return;
+    if (event.target.closest?.("input, textarea, dialog[open]") && event.key !== "Escape" && event.key !== "?") return;
     if (FLYING_KEYS[event.code] && !event.ctrlKey && !event.metaKey && !event.altKey) {
       held.add(event.code);
       fly(event.shiftKey);

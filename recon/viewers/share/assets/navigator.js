@@ -20,8 +20,9 @@ export class Navigator {
     this.calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   }
 
+  /** Whether time moves the view: a flight is on its way, or a key is held. */
   get flying() {
-    return this.flight !== null;
+    return this.flight !== null || lengthOf(this.velocity) > 0;
   }
 
   /** Turns around the focus by pixels of a drag in a window of `height`. */
