@@ -46,8 +46,8 @@ def execute(options: Options, progress: Progress) -> Outcome:
     """Renders and reports."""
     from recon.cli.edited import load_edited_run
     from recon.film import FilmOptions, PathOptions, load_path, render_film
-    from recon.film.library import picture_size
     from recon.film.paths import resized_path
+    from recon.film.saved import picture_size
 
     size = picture_size(options.size) if options.size is not None else None
     run = load_edited_run(options.run, options.edits, progress)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recon.errors import ReconError
-from recon.film.library import clean_name
+from recon.film.saved import clean_name
 
 PART_BYTES = 1 << 20
 PARTS_ON_THE_WAY = 8

@@ -198,7 +198,7 @@ class ExportPanel:
 
 def plain_name(title: str) -> str:
     """Returns a name for files of something with a title."""
-    from recon.film.library import clean_name
+    from recon.film.saved import clean_name
 
     try:
         return clean_name(Path(title).stem)

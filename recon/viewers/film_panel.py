@@ -17,9 +17,9 @@ from recon.cameras import Camera
 from recon.errors import ReconError
 from recon.film.easing import Easing
 from recon.film.keyframes import film_through
-from recon.film.library import PICTURE_SIZES, FilmLibrary
 from recon.film.motion import KeyframedFilm, Motion
 from recon.film.paths import PathOptions, orbit_path, reshaped, train_path
+from recon.film.saved import PICTURE_SIZES, FilmLibrary
 from recon.scene import Similarity
 from recon.viewers.exact import camera_of
 from recon.viewers.film_editor import FilmEditor
@@ -65,7 +65,7 @@ class FilmPanel:
         self._viewer = viewer
         self.editor = FilmEditor(KeyframedFilm(()))
         self.player = FilmPlayer(viewer.server, viewer.stage)
-        self.library = FilmLibrary(viewer.run_path / "paths") if viewer.run_path is not None else None
+        self.films = FilmLibrary(viewer.run_path / "paths") if viewer.run_path is not None else None
         self._scene = FilmScene(viewer, self._clicked, self._moved)
         self._lock = threading.RLock()
         self._name = "film"
@@ -154,7 +154,7 @@ class FilmPanel:
         with gui.add_folder("Save and open", expand_by_default=False):
             self._name_field = gui.add_text("Name", self._name)
             self._on(self._name_field, lambda event: setattr(self, "_name", str(event.target.value)), refresh=False)
-            if self.library is None:
+            if self.films is None:
                 gui.add_markdown("Only a training run has a place for camera paths.")
                 return
             save = gui.add_button("Save", icon="device-floppy", hint="As paths/NAME.json, for recon render --path too")
@@ -296,21 +296,21 @@ class FilmPanel:
         stand(event.client, self._viewer.stage, Motion(film).at([film.begin_s + self._at_s])[0])
 
     def _save(self, event: Any) -> None:
-        if self.library is None:
+        if self.films is None:
             return
         if not len(self.editor):
             raise ReconError("saving the film", "it has no keyframes", "at least one")
-        self._name = self.library.save(self._name, self.editor.film)
+        self._name = self.films.save(self._name, self.editor.film)
         event.client.add_notification("Saved", f"paths/{self._name}.json beside the run", auto_close_seconds=4)
 
     def _file(self, event: Any) -> None:
-        if self.library is None or self._saved.value == "–":
+        if self.films is None or self._saved.value == "–":
             return
         name = str(self._saved.value)
         if event.target.value == "Delete":
-            self.library.delete(name)
+            self.films.delete(name)
         else:
-            self.editor.replace(self.library.load(name))
+            self.editor.replace(self.films.load(name))
             self._name, self._at_s = name, 0.0
 
     # What is seen ---------------------------------------------------------------------------------------------
@@ -353,8 +353,8 @@ class FilmPanel:
                 self._time.max = max(round(seconds, 2), 0.02)
                 self._time.value = min(self._at_s, self._time.max)
             self._name_field.value = self._name
-            if self.library is not None:
-                names = self.library.names() or ["–"]
+            if self.films is not None:
+                names = self.films.names() or ["–"]
                 chosen = self._name if self._name in names else self._saved.value
                 self._set_options(self._saved, names, chosen if chosen in names else names[0])
         self._draw()

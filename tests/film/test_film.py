@@ -30,8 +30,8 @@ from recon.film import (
 )
 from recon.film.colormap import colorize
 from recon.film.keyframes import keyframes_document
-from recon.film.library import picture_size
 from recon.film.paths import resized_path, scene_focus
+from recon.film.saved import picture_size
 from recon.render import RenderOptions, RenderOutput
 
 FOCUS = np.array([0.4, -0.3, 0.8])

@@ -232,7 +232,7 @@ def test_the_film_panel_stands_in_every_viewer(world: Any, tmp_path: Path) -> No
         with Viewer(content, port=0) as viewer:
             panel = next(panel for panel in viewer._panels if isinstance(panel, FilmPanel))
             assert panel.editor.film == KeyframedFilm(())
-            assert (panel.library is not None) == (content.run_path is not None)
+            assert (panel.films is not None) == (content.run_path is not None)
             with pytest.raises(ReconError):
                 panel.render.start()
             if content.scene is not None:

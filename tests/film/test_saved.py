@@ -14,8 +14,8 @@ import pytest
 
 from recon.errors import ReconError
 from recon.film.keyframes import SCHEMA, film_document, read_film
-from recon.film.library import LONGEST_NAME, FilmLibrary, clean_name
 from recon.film.motion import Keyframe, KeyframedFilm
+from recon.film.saved import LONGEST_NAME, FilmLibrary, clean_name
 
 FILM = KeyframedFilm(
     (
