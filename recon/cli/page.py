@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recon.cli.pipeline import PipelineReport
     from recon.methods import Run
     from recon.scene import View
-    from recon.viewers.summary_page import Comparison, PageFile, PagePicture
+    from recon.viewers.summary.page import Comparison, PageFile, PagePicture
 
 MOST_COMPARISONS = 4
 MESH_VIEWS = 3
@@ -30,7 +30,7 @@ def write_page(report: PipelineReport, progress: Progress) -> None:
     from recon.cli.edited import load_edited_run
     from recon.methods import load_run
     from recon.scene import held_out_names
-    from recon.viewers.summary_page import SummaryData, ViewScore, write_summary_page
+    from recon.viewers.summary.page import SummaryData, ViewScore, write_summary_page
 
     with progress.stage("Writing the page"):
         run, edited = load_run(report.out / "run"), load_edited_run(report.out / "run")
@@ -82,7 +82,7 @@ def _highlights(report: PipelineReport) -> list[tuple[str, str]]:
 
 def _comparisons(run: Run, scores: dict[str, Any]) -> list[Comparison]:
     """Returns photographs beside renderings: the median one first, then the worst."""
-    from recon.viewers.summary_page import Comparison
+    from recon.viewers.summary.page import Comparison
     from recon.views import load_views
 
     ranked = sorted(scores["images"], key=lambda image: image["psnr_db"])
@@ -111,7 +111,7 @@ def _mesh_pictures(report: PipelineReport, run: Run) -> list[PagePicture]:
     from recon.formats.mesh_files import read_mesh
     from recon.render import RenderOptions
     from recon.surface import MeshRenderer
-    from recon.viewers.summary_page import PagePicture
+    from recon.viewers.summary.page import PagePicture
     from recon.views import undistorted_camera
 
     if report.mesh is None or not report.mesh["faces"]:
@@ -150,7 +150,7 @@ def _curve(path: Path) -> tuple[list[float], list[float | None], list[tuple[floa
 
 
 def _files(report: PipelineReport) -> list[PageFile]:
-    from recon.viewers.summary_page import PageFile
+    from recon.viewers.summary.page import PageFile
 
     found = [
         ("scene", "posed photographs as a COLMAP project, with their report"),

@@ -11,13 +11,13 @@ from typing import Any
 
 _PUBLIC = {
     "Content": "recon.viewers.content",
-    "LiveViewer": "recon.viewers.live",
+    "LiveViewer": "recon.viewers.training.live",
     "load_content": "recon.viewers.content",
     "Viewer": "recon.viewers.viewer",
     "open_viewer": "recon.viewers.viewer",
     "view": "recon.viewers.viewer",
-    "SummaryData": "recon.viewers.summary_page",
-    "write_summary_page": "recon.viewers.summary_page",
+    "SummaryData": "recon.viewers.summary.page",
+    "write_summary_page": "recon.viewers.summary.page",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recon.cameras import Camera, look_at
-from recon.viewers.edit_panel import shortcut_rows
+from recon.viewers.editing.panel import shortcut_rows
 from recon.viewers.exact import camera_of
 from recon.viewers.layers import fly_to
 from recon.viewers.server import BACKGROUNDS, set_theme
 from recon.viewers.viewer import level
 
 if TYPE_CHECKING:
-    from recon.viewers.film_panel import FilmPanel
+    from recon.viewers.films.panel import FilmPanel
     from recon.viewers.viewer import Viewer
 
 VIEWS: dict[str, tuple[float, float, float]] = {

@@ -23,13 +23,13 @@ from recon.rasterization import SplatRenderer
 from recon.scene import Scene, Similarity
 from recon.viewers.content import Content, load_content
 from recon.viewers.downloads import ExportsFolder
+from recon.viewers.editing.pointer_tools import PointerTools
 from recon.viewers.exact import ExactPictures, Mode, camera_of
 from recon.viewers.jobs import Jobs
 from recon.viewers.layers import CameraLayer, PointLayer, SplatLayer, fly_to, moved_scene
 from recon.viewers.mesh_layer import MeshLayer
 from recon.viewers.photos import Photos
 from recon.viewers.picking import surface_at
-from recon.viewers.pointer_tools import PointerTools
 from recon.viewers.server import close_server, open_server, url_of
 from recon.viewers.stage import Stage, find_stage
 
@@ -61,11 +61,11 @@ class Panel(Protocol):
 
 def make_panels(viewer: Viewer) -> list[Panel]:
     """Makes the panels in the order of their tabs; one that has nothing to offer asks for no tab."""
-    from recon.viewers.edit_panel import EditPanel
-    from recon.viewers.export_panel import ExportPanel
-    from recon.viewers.film_panel import FilmPanel
+    from recon.viewers.editing.measure_panel import MeasurePanel
+    from recon.viewers.editing.panel import EditPanel
+    from recon.viewers.exports.panel import ExportPanel
+    from recon.viewers.films.panel import FilmPanel
     from recon.viewers.help import HelpPanel
-    from recon.viewers.measure_panel import MeasurePanel
     from recon.viewers.view_panel import ViewPanel
 
     film: FilmPanel

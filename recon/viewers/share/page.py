@@ -24,10 +24,10 @@ import numpy.typing as npt
 from recon.cameras import Camera
 from recon.files import atomic_directory, write_text
 from recon.film.paths import CameraPath
-from recon.viewers.page_parts import escaped
 from recon.viewers.share.annotations import Annotation
 from recon.viewers.share.packing import BLOCK, PackedSplats
 from recon.viewers.stage import find_stage_of
+from recon.viewers.summary.parts import escaped
 
 SCHEMA = 1
 PAGE_MODULES = (

@@ -17,7 +17,7 @@ from recon.errors import ReconError
 from recon.files import atomic_path
 from recon.render import RenderOptions
 from recon.scene import Scene, Similarity
-from recon.viewers.edited import edited_renderer, edited_splats
+from recon.viewers.editing.edited import edited_renderer, edited_splats
 from recon.viewers.job_controls import file_size
 from recon.viewers.jobs import Job
 

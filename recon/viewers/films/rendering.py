@@ -11,7 +11,7 @@ from recon.errors import ReconError
 from recon.film.motion import KeyframedFilm
 from recon.film.writing import FilmOptions, render_film
 from recon.viewers.downloads import send_file
-from recon.viewers.edited import edited_renderer
+from recon.viewers.editing.edited import edited_renderer
 from recon.viewers.job_controls import JobControls, duration, file_size
 from recon.viewers.jobs import Job
 

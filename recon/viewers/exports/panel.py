@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recon.errors import ReconError
-from recon.viewers import export_work as makes
 from recon.viewers.downloads import send_file
-from recon.viewers.edited import edited_splats
+from recon.viewers.editing.edited import edited_splats
 from recon.viewers.exact import camera_of
+from recon.viewers.exports import work as makes
 from recon.viewers.job_controls import JobControls, file_size, plain
 from recon.viewers.jobs import Job
 
 if TYPE_CHECKING:
-    from recon.viewers.film_panel import FilmPanel
+    from recon.viewers.films.panel import FilmPanel
     from recon.viewers.viewer import Viewer
 
 SPLATS, MESH, POINTS, CAMERAS, PICTURE, PAGE = "Splats", "Mesh", "Points", "Cameras", "Picture", "Page to share"

@@ -20,8 +20,8 @@ from recon.progress import SILENT, Progress
 from recon.render import Renderer
 from recon.scene import Scene
 from recon.viewers.content import Content
-from recon.viewers.training_metrics import Metrics
-from recon.viewers.training_panel import Adjustable, TrainingPanel, Watch
+from recon.viewers.training.metrics import Metrics
+from recon.viewers.training.panel import Adjustable, TrainingPanel, Watch
 from recon.viewers.viewer import Viewer
 
 SNAPSHOT_EVERY_S = 2.0

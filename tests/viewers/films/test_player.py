@@ -15,8 +15,8 @@ import pytest
 from recon.cameras import Camera, look_at
 from recon.film.keyframes import film_through
 from recon.film.paths import CameraPath
-from recon.viewers import film_player
-from recon.viewers.film_player import FilmPlayer
+from recon.viewers.films import player as film_player
+from recon.viewers.films.player import FilmPlayer
 from recon.viewers.stage import Stage
 
 STAGE = Stage(2.0, np.zeros(3), np.array([3.0, 0.0, 1.0]), 0.9, 3.0)

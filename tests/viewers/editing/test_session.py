@@ -30,10 +30,10 @@ from recon.errors import ReconError
 from recon.formats.splat_ply import write_splat_ply
 from recon.scene import Similarity
 from recon.viewers.content import Content, load_content
-from recon.viewers.edit_panel import SHORTCUTS, EditPanel, status_text
-from recon.viewers.edit_session import HIGHLIGHT, shown_splats
-from recon.viewers.edit_shapes import about
-from recon.viewers.measure_panel import MeasurePanel
+from recon.viewers.editing.measure_panel import MeasurePanel
+from recon.viewers.editing.panel import SHORTCUTS, EditPanel, status_text
+from recon.viewers.editing.session import HIGHLIGHT, shown_splats
+from recon.viewers.editing.shapes import about
 from recon.viewers.viewer import Viewer
 
 BALL = Sphere((0.0, 0.0, 0.5), 0.7)

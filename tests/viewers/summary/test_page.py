@@ -19,10 +19,8 @@ from recon.errors import ReconError
 from recon.film.writing import color_picture
 from recon.rasterization import SplatRenderer
 from recon.render import RenderOptions
-from recon.viewers.page_parts import camera_map_svg, curve_svg, image_tag
-from recon.viewers.page_splats import BACKGROUND
 from recon.viewers.stage import find_stage_of
-from recon.viewers.summary_page import (
+from recon.viewers.summary.page import (
     Comparison,
     PageFile,
     PagePicture,
@@ -31,6 +29,8 @@ from recon.viewers.summary_page import (
     summary_html,
     write_summary_page,
 )
+from recon.viewers.summary.parts import camera_map_svg, curve_svg, image_tag
+from recon.viewers.summary.splats import BACKGROUND
 from tests.viewers.test_browser import psnr_db, wait_for
 
 EVIL = '<script>alert("x")</script>\'"><img src=x onerror=alert(1)>&amp;'

@@ -12,7 +12,7 @@ from recon.edits import ColorNear, Delete, Range, Select
 from recon.edits.masks import values_of
 from recon.edits.operations import Mode
 from recon.edits.rules import Rule
-from recon.viewers.edit_session import EditSession
+from recon.viewers.editing.session import EditSession
 from recon.viewers.later import Later
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import torch
 from recon.cameras import Camera
 from recon.render import RenderOptions, RenderOutput
 from recon.viewers import LiveViewer
-from recon.viewers.training_metrics import Metrics
-from recon.viewers.training_panel import duration
+from recon.viewers.training.metrics import Metrics
+from recon.viewers.training.panel import duration
 
 
 class Brightness:
@@ -54,7 +54,7 @@ def test_snapshots_are_taken_now_and_then_while_somebody_watches(
     live: LiveViewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LiveViewer, "_is_watched", lambda self: True)
-    monkeypatch.setattr("recon.viewers.live.SNAPSHOT_EVERY_S", 0.1)
+    monkeypatch.setattr("recon.viewers.training.live.SNAPSHOT_EVERY_S", 0.1)
     hook = live.hook(10_000)
     taken: list[int] = []
 
@@ -75,7 +75,7 @@ def test_snapshots_are_taken_now_and_then_while_somebody_watches(
 
 def test_slow_snapshots_are_taken_less_often(live: LiveViewer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LiveViewer, "_is_watched", lambda self: True)
-    monkeypatch.setattr("recon.viewers.live.SNAPSHOT_EVERY_S", 0.01)
+    monkeypatch.setattr("recon.viewers.training.live.SNAPSHOT_EVERY_S", 0.01)
     hook = live.hook(10_000)
     taken: list[int] = []
 

@@ -24,8 +24,8 @@ from recon.edits.measurements import (
     write_measurements,
 )
 from recon.errors import ReconError
-from recon.viewers.edit_session import notify
-from recon.viewers.pointer_tools import PointsTool, draw_line
+from recon.viewers.editing.pointer_tools import PointsTool, draw_line
+from recon.viewers.editing.session import notify
 
 if TYPE_CHECKING:
     from recon.viewers.viewer import Viewer

@@ -13,9 +13,9 @@ from recon.edits.masks import centers_of
 from recon.edits.operations import Target
 from recon.edits.scene import UP_AXES, ground_from_cloud, ground_from_points, scale_from_distance, up_from_axis
 from recon.errors import ReconError
-from recon.viewers.edit_session import EditSession, notify
-from recon.viewers.edit_shapes import MoveGizmo, about
-from recon.viewers.pointer_tools import PointsTool
+from recon.viewers.editing.pointer_tools import PointsTool
+from recon.viewers.editing.session import EditSession, notify
+from recon.viewers.editing.shapes import MoveGizmo, about
 
 if TYPE_CHECKING:
     from recon.viewers.viewer import Viewer

@@ -28,11 +28,11 @@ from recon.edits import (
 )
 from recon.edits.operations import Mode
 from recon.errors import ReconError
-from recon.viewers.edit_align import AlignControls
-from recon.viewers.edit_session import EditSession, notify
-from recon.viewers.edit_shapes import ShapeGizmo
-from recon.viewers.edit_values import FloaterControls, ValueControls
-from recon.viewers.pointer_tools import LassoTool, RectangleTool
+from recon.viewers.editing.align import AlignControls
+from recon.viewers.editing.pointer_tools import LassoTool, RectangleTool
+from recon.viewers.editing.session import EditSession, notify
+from recon.viewers.editing.shapes import ShapeGizmo
+from recon.viewers.editing.values import FloaterControls, ValueControls
 
 if TYPE_CHECKING:
     from recon.cameras import Camera

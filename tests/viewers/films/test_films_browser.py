@@ -22,8 +22,8 @@ from recon.rasterization import SplatRenderer
 from recon.render import RenderOptions
 from recon.viewers.content import Content
 from recon.viewers.downloads import send_file
-from recon.viewers.export_panel import ExportPanel
-from recon.viewers.film_panel import FilmPanel
+from recon.viewers.exports.panel import ExportPanel
+from recon.viewers.films.panel import FilmPanel
 from recon.viewers.help import HelpPanel
 from recon.viewers.viewer import Viewer
 

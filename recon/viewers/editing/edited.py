@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recon.rasterization import SplatRenderer
-from recon.viewers.edit_panel import EditPanel
+from recon.viewers.editing.panel import EditPanel
 
 if TYPE_CHECKING:
     from recon.render import Renderer

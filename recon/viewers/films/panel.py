@@ -22,10 +22,10 @@ from recon.film.paths import PathOptions, orbit_path, reshaped, train_path
 from recon.film.saved import PICTURE_SIZES, FilmLibrary
 from recon.scene import Similarity
 from recon.viewers.exact import camera_of
-from recon.viewers.film_editor import FilmEditor
-from recon.viewers.film_player import FilmPlayer, stand
-from recon.viewers.film_render import FilmRenderFolder
-from recon.viewers.film_scene import FilmScene
+from recon.viewers.films.editor import FilmEditor
+from recon.viewers.films.player import FilmPlayer, stand
+from recon.viewers.films.rendering import FilmRenderFolder
+from recon.viewers.films.scene import FilmScene
 
 if TYPE_CHECKING:
     from recon.viewers.viewer import Viewer

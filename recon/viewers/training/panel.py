@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from recon.errors import ReconError
-from recon.viewers.training_metrics import CURVES, Metrics
+from recon.viewers.training.metrics import CURVES, Metrics
 
 if TYPE_CHECKING:
-    from recon.viewers.live import LiveViewer
+    from recon.viewers.training.live import LiveViewer
     from recon.viewers.viewer import Viewer
 
 TELL_EVERY_S = 0.2

@@ -23,9 +23,9 @@ from recon.film.writing import color_picture
 from recon.rasterization import SplatRenderer
 from recon.render import RenderOptions
 from recon.viewers.content import Content
-from recon.viewers.edit_panel import EditPanel
+from recon.viewers.editing.measure_panel import MeasurePanel
+from recon.viewers.editing.panel import EditPanel
 from recon.viewers.exact import camera_of
-from recon.viewers.measure_panel import MeasurePanel
 from recon.viewers.viewer import Viewer
 
 pytestmark = pytest.mark.browser
@@ -249,6 +249,7 @@ def test_measuring_floaters_and_the_metric_scale(desk: Desk, tmp_path: Path, pic
     # The sphere that the panel shows crops.
     desk.press("Sphere", lambda: desk.edit.shape is not None)
     assert desk.edit.shape is not None
+    wait_for(lambda: desk.session.previewed is not None, "what the sphere holds is shown")
     rule = desk.edit.shape.rule
     assert desk.session.previewed == int(desk.session.state.find(rule).sum()) > 0
     if pictures is not None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from recon.cameras import Camera
 from recon.files import write_text
-from recon.viewers.page_parts import Picture, camera_map_svg, curve_svg, escaped, image_tag
+from recon.viewers.summary.parts import Picture, camera_map_svg, curve_svg, escaped, image_tag
 
 if TYPE_CHECKING:
     from recon.splats import Splats
@@ -162,7 +162,7 @@ def summary_html(data: SummaryData) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files("recon.viewers").joinpath("assets", name).read_text(encoding="utf-8")
+    return resources.files("recon.viewers.summary").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _digest(script: str) -> str:
@@ -190,8 +190,8 @@ def _preview(data: SummaryData) -> str:
     """Returns the preview; splats that are not shown anywhere (none, or all transparent) have none."""
     if data.splats is None or not bool((data.splats.opacities > 0.1).any()):
         return ""
-    from recon.viewers.page_splats import preview_elements
     from recon.viewers.stage import find_stage_of
+    from recon.viewers.summary.splats import preview_elements
 
     cameras = [camera for _, camera in data.cameras]
     stage = find_stage_of(cameras, data.splats.means.detach().cpu().double().numpy())

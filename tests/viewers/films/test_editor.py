@@ -18,8 +18,8 @@ from recon.film.motion import KeyframedFilm
 from recon.scene import Similarity
 from recon.viewers.content import Content
 from recon.viewers.downloads import ExportsFolder
-from recon.viewers.film_editor import MOST_KEYFRAMES, FilmEditor
-from recon.viewers.film_panel import FilmPanel
+from recon.viewers.films.editor import MOST_KEYFRAMES, FilmEditor
+from recon.viewers.films.panel import FilmPanel
 from recon.viewers.jobs import Job, Jobs
 from recon.viewers.viewer import Viewer
 
@@ -248,9 +248,9 @@ def test_the_film_panel_stands_in_every_viewer(world: Any, tmp_path: Path) -> No
 def test_exports_and_films_are_made_of_what_is_edited(world: Any, tmp_path: Path) -> None:
     from recon.edits import Delete, Select, Sphere, Transform
     from recon.formats.splat_files import read_splats
-    from recon.viewers.edit_panel import EditPanel
-    from recon.viewers.edited import edited_renderer, edited_splats
-    from recon.viewers.export_work import camera_work, mesh_note, splat_note, splat_work
+    from recon.viewers.editing.edited import edited_renderer, edited_splats
+    from recon.viewers.editing.panel import EditPanel
+    from recon.viewers.exports.work import camera_work, mesh_note, splat_note, splat_work
 
     content = Content("run", world.splats, world.scene, run_path=tmp_path, edits_path=tmp_path / "edits.json")
     with Viewer(content, port=0, picture="nothing") as viewer:

@@ -36,9 +36,9 @@ from recon.viewers.share import (
     write_shared_page,
 )
 from recon.viewers.share.page import page_html
+from tests.viewers.share.test_packing import colorful
+from tests.viewers.summary.test_page import EVIL, Parsed
 from tests.viewers.test_browser import wait_for
-from tests.viewers.test_share_packing import colorful
-from tests.viewers.test_summary_page import EVIL, Parsed
 
 BACKGROUND = (0.2, 0.3, 0.4)
 SOFTWARE_GL_MS = 90_000
