@@ -29,12 +29,16 @@ class Later:
             self._timer.daemon = True
             self._timer.start()
 
-    def close(self) -> None:
-        """Forgets what was asked for."""
+    def forget(self) -> None:
+        """Forgets what was asked for, because something else has been done since."""
         with self._lock:
-            self._closed = True
             if self._timer is not None:
                 self._timer.cancel()
+
+    def close(self) -> None:
+        """Forgets what was asked for and takes no more."""
+        self._closed = True
+        self.forget()
 
     def _act(self) -> None:
         if not self._closed:

@@ -52,6 +52,7 @@ class FloaterControls:
 
     def act(self, client: Any, action: str) -> None:
         """Shows, selects or deletes floaters."""
+        self._later.forget()
         if action == "Show":
             self._session.attempt(client, self._preview)
         elif action == "Select":
@@ -101,6 +102,7 @@ class ValueControls:
 
     def act(self, client: Any, action: str) -> None:
         """Shows what would be selected, or selects it."""
+        self._later.forget()
         if action == "Show":
             self._session.attempt(client, self.preview)
         else:

@@ -240,6 +240,7 @@ def test_measuring_floaters_and_the_metric_scale(desk: Desk, tmp_path: Path, pic
     # Floaters: a preview first, then gone.
     desk.tab("Edit")
     desk.edit.floaters.slider.value = 0.4
+    wait_for(lambda: desk.session.previewed is not None, "the slider shows what it would select")
     desk.edit.floaters.act(desk.client, "Show")
     count = desk.session.previewed
     assert count is not None
