@@ -144,7 +144,42 @@ class SplatLayer:
             handle.visible = self._visible and client_id not in self._covered
 
 
-class PointLayer:
+class NodeLayer:
+    """One node of the scene for all browsers, seen or not, that goes where the world goes.
+
+    `_add` makes the node anew and sets `handle`; `_later` calls it, once a slider rests.
+    """
+
+    def __init__(self, server: viser.ViserServer, stage: Stage) -> None:
+        self._server, self._stage = server, stage
+        self._opacity, self._visible = 1.0, True
+        self._world = Similarity()
+        self._later = Later(self._add)
+        self.handle: Any = None
+
+    def _add(self) -> None:
+        raise AssertionError("every layer makes its own node")
+
+    @property
+    def visible(self) -> bool:
+        """Whether the layer is seen."""
+        return self._visible
+
+    @visible.setter
+    def visible(self, visible: bool) -> None:
+        self._visible = self.handle.visible = visible
+
+    def set_world(self, new_from_opened: Similarity) -> None:
+        """Moves the layer from where it was opened."""
+        self._world = new_from_opened
+        move_node(self.handle, new_from_opened, self._stage)
+
+    def close(self) -> None:
+        """Drops what is still to be sent."""
+        self._later.close()
+
+
+class PointLayer(NodeLayer):
     """The sparse points.  Opacity is a share of them that is shown: the browser draws points solid or not at all."""
 
     def __init__(
@@ -155,7 +190,7 @@ class PointLayer:
         progress: Progress = SILENT,
         limit: int = MOST_POINTS,
     ) -> None:
-        self._server, self._stage = server, stage
+        super().__init__(server, stage)
         count = min(len(points), limit)
         if count < len(points):
             progress.log(f"The browser gets {count:,} of {len(points):,} sparse points.")
@@ -163,9 +198,7 @@ class PointLayer:
         chosen = np.random.default_rng(0).permutation(len(points))[:count]
         self._positions = (points.positions[chosen] * stage.scale).astype(np.float32)
         self._colors = points.colors[chosen]
-        self._opacity, self._visible, self._size = 1.0, True, 1.0
-        self._world = Similarity()
-        self._later = Later(self._add)
+        self._size = 1.0
         self._add()
 
     def _add(self) -> None:
@@ -181,15 +214,6 @@ class PointLayer:
             visible=self._visible,
         )
         move_node(self.handle, self._world, self._stage)
-
-    @property
-    def visible(self) -> bool:
-        """Whether the points are seen."""
-        return self._visible
-
-    @visible.setter
-    def visible(self, visible: bool) -> None:
-        self._visible = self.handle.visible = visible
 
     @property
     def opacity(self) -> float:
@@ -210,15 +234,6 @@ class PointLayer:
     def size(self, size: float) -> None:
         self._size = size
         self.handle.point_size = size * POINT_SIZE * self._stage.extent * self._stage.scale
-
-    def set_world(self, new_from_opened: Similarity) -> None:
-        """Moves the points from where they were opened."""
-        self._world = new_from_opened
-        move_node(self.handle, new_from_opened, self._stage)
-
-    def close(self) -> None:
-        """Drops what is still to be sent."""
-        self._later.close()
 
 
 class CameraLayer:

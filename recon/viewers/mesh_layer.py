@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recon.progress import SILENT, Progress
-from recon.scene import Similarity
 from recon.surface.mesh import Mesh
-from recon.viewers.later import Later
-from recon.viewers.layers import move_node
+from recon.viewers.layers import NodeLayer, move_node
 from recon.viewers.stage import Stage
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ PLAIN_COLOR = (190, 190, 195)
 WIRE_COLOR = (150, 200, 255)
 
 
-class MeshLayer:
+class MeshLayer(NodeLayer):
     """The mesh, simplified where it has too many faces."""
 
     def __init__(
@@ -38,15 +36,13 @@ class MeshLayer:
         progress: Progress = SILENT,
         limit: int = MOST_FACES,
     ) -> None:
+        super().__init__(server, stage)
         if len(mesh.faces) > limit:
             progress.log(f"The browser gets the mesh with {limit:,} of its {len(mesh.faces):,} triangles.")
             mesh = simplified(mesh, limit)
-        self._server, self._stage, self._mesh = server, stage, mesh
+        self._mesh = mesh
         self._vertices = np.asarray(mesh.vertices, dtype=np.float32) * np.float32(stage.scale)
-        self._opacity, self._visible = 1.0, True
-        self._world = Similarity()
         self._style: Style = "shaded" if mesh.colors is None else "colors"
-        self._later = Later(self._add)
         self._add()
 
     @property
@@ -65,15 +61,6 @@ class MeshLayer:
         self._add()
 
     @property
-    def visible(self) -> bool:
-        """Whether the mesh is seen."""
-        return self._visible
-
-    @visible.setter
-    def visible(self, visible: bool) -> None:
-        self._visible = self.handle.visible = visible
-
-    @property
     def opacity(self) -> float:
         """0..1."""
         return self._opacity
@@ -86,18 +73,8 @@ class MeshLayer:
         else:
             self.handle.opacity = None if opacity >= 1 else opacity
 
-    def set_world(self, new_from_opened: Similarity) -> None:
-        """Moves the mesh from where it was opened."""
-        self._world = new_from_opened
-        move_node(self.handle, new_from_opened, self._stage)
-
-    def close(self) -> None:
-        """Drops what is still to be sent."""
-        self._later.close()
-
     def _add(self) -> None:
         scene, mesh = self._server.scene, self._mesh
-        self.handle: Any
         if self._style == "colors":
             assert mesh.colors is not None
             data = unlit_glb(self._vertices, mesh.faces, mesh.colors, self._opacity)
