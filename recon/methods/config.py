@@ -22,6 +22,8 @@ C = TypeVar("C")
 
 
 Live = Literal["no", "value", "fraction"]
+MaskUse = Literal["ignore", "alpha", "off"]
+Background = Literal["black", "white", "random"]
 
 
 def ranged(default: Any, low: float, high: float = math.inf, resume: bool = False, live: Live = "no") -> Any:
@@ -104,6 +106,23 @@ class TrainConfig(Checked):
             words = [f"{option.replace('_', '-')} {value}" for option, value in options.items()]
             lines.append(f"{name}: {', '.join(words) or 'the defaults'}")
         return "Which defaults to start from; whatever is given beside it comes first. " + "; ".join(lines) + "."
+
+
+@dataclass(frozen=True)
+class PhotoConfig(TrainConfig):
+    """What methods that compare renderings with photographs share: how a photograph is read, and what is fitted to it.
+
+    `recon.methods.targets` and `recon.methods.cameras` do what these options ask for.
+    """
+
+    masks: MaskUse = "ignore"
+    """ignore: masked pixels do not count; alpha: they are empty space (object captures); off: all pixels count."""
+    background: Background = "black"
+    """Colour behind everything; random changes it each step, which with masks=alpha keeps empty space empty."""
+    refine_poses: bool = False
+    """Whether the cameras of the training photographs are refined together with the scene."""
+    exposure: bool = False
+    """Whether each training photograph gets its own affine colour correction; their mean stays the identity."""
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from recon.methods.profile import OFF
 from recon.methods.splat.cuda_step import CudaStep
 from recon.methods.splat.model import SplatParameters
 from recon.methods.splat.step import StepRequest
-from recon.methods.splat.targets import Target
+from recon.methods.targets import Target
 from recon.rasterization import RasterizeOptions, SplatRenderer, rasterize
 from recon.splats import Splats
 

@@ -15,7 +15,7 @@ import toy
 
 from recon.errors import ReconError
 from recon.methods import registry
-from recon.methods.config import TrainConfig, differences, from_json, to_json
+from recon.methods.config import PhotoConfig, TrainConfig, differences, from_json, to_json
 from recon.methods.splat.config import DensityConfig, SplatConfig
 
 
@@ -90,7 +90,12 @@ def test_every_option_is_documented() -> None:
     import ast
     import inspect
 
-    for kind in (TrainConfig, SplatConfig, *(type(getattr(SplatConfig(), n)) for n in ("rates", "density"))):
+    for kind in (
+        TrainConfig,
+        PhotoConfig,
+        SplatConfig,
+        *(type(getattr(SplatConfig(), n)) for n in ("rates", "density")),
+    ):
         body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
         for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from recon.methods.config import Checked, TrainConfig, ranged
+from recon.methods.config import Checked, PhotoConfig, ranged
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "draft": {"steps": 600, "max_gaussians": 50_000},
@@ -81,7 +81,7 @@ class DensityConfig(Checked):
 
 
 @dataclass(frozen=True)
-class SplatConfig(TrainConfig):
+class SplatConfig(PhotoConfig):
     """3D Gaussian splatting."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
@@ -101,14 +101,6 @@ class SplatConfig(TrainConfig):
     """λ in the loss (1 - λ) L1 + λ (1 - SSIM); 0 to 1."""
     antialiased: bool = False
     """Mip-Splatting's screen filter: keeps opacity right when seen from farther or at another resolution."""
-    masks: Literal["ignore", "alpha", "off"] = "ignore"
-    """ignore: masked pixels do not count; alpha: they are empty space (object captures); off: all pixels count."""
-    background: Literal["black", "white", "random"] = "black"
-    """Colour behind everything; random changes it each step, which with masks=alpha keeps empty space empty."""
-    refine_poses: bool = False
-    """Whether the cameras of the training photographs are refined together with the splats."""
-    exposure: bool = False
-    """Whether each training photograph gets its own affine colour correction; their mean stays the identity."""
     random_points: int = ranged(10_000, 1)
     """Gaussians placed at random where the scene has fewer than 100 sparse points; at least 1."""
     rates: RateConfig = field(default_factory=RateConfig)

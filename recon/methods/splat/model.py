@@ -8,7 +8,6 @@ from sparse points, learning rates).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from recon.errors import ReconError
 from recon.kernels.rearrange.op import move_rows
 from recon.kernels.update.op import Moment, Moments
+from recon.methods.parameter import Parameter
 from recon.scene import Scene
 from recon.splats import SH_C0, Splats
 
@@ -31,27 +31,6 @@ _NEIGHBOURS = 3
 _SMALLEST_SCALE = 1e-4
 _LARGEST_SCALE = 0.1
 PARAMETER_NAMES = ("means", "quats", "log_scales", "opacity_logits", "sh")
-
-
-@dataclass(eq=False)
-class Parameter:
-    """One trained tensor [N, ...] with its moments; the three are always of one shape."""
-
-    value: torch.Tensor
-    first_moment: torch.Tensor
-    second_moment: torch.Tensor
-
-    @property
-    def gradient(self) -> torch.Tensor:
-        """The gradient that the last backward pass left."""
-        assert self.value.grad is not None
-        return self.value.grad
-
-    @staticmethod
-    def fresh(value: torch.Tensor) -> Parameter:
-        """Returns a parameter without history."""
-        value = value.detach().clone().contiguous().requires_grad_(True)
-        return Parameter(value, torch.zeros_like(value.data), torch.zeros_like(value.data))
 
 
 class SplatParameters:

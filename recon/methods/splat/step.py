@@ -25,7 +25,7 @@ from recon.kernels.workspace import Workspace
 from recon.methods.profile import Profile
 from recon.methods.splat.costs import StepCosts
 from recon.methods.splat.model import SplatParameters
-from recon.methods.splat.targets import Target
+from recon.methods.targets import Target
 from recon.rasterization import Rasterization, RasterizeOptions, rasterize
 
 if TYPE_CHECKING:

@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon.kernels.update.op import UpdateRates
+from recon.methods.cameras import Exposure, PoseDeltas
 from recon.methods.method import TrainerState, TrainingData
-from recon.methods.splat.cameras import Exposure, PoseDeltas
 from recon.methods.splat.density import DensityContext, make_density
 from recon.methods.splat.model import SplatParameters, initial_splats
 from recon.methods.splat.plan import check_memory
 from recon.methods.splat.step import AutogradStep, FusedStep, StepRequest, TrainingStep
-from recon.methods.splat.targets import Target, Targets
+from recon.methods.targets import Target, Targets, choose_background
 from recon.rasterization import SplatRenderer
 
 if TYPE_CHECKING:
     from recon.methods.splat.config import SplatConfig
 
-_BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
 # Splats that are still far from the scene would push poses and exposures about.
 _CAMERAS_WAIT = 0.1
 
@@ -40,7 +39,7 @@ class SplatTrainer:
         splats = initial_splats(data.scene, config, data.random).to(data.device)
         self._parameters = SplatParameters(splats, capacity=self._capacity())
         self._density = make_density(config, len(self._parameters), data.device)
-        self._targets = Targets([Target.of(view, config, data.device) for view in data.views])
+        self._targets = Targets([Target.of(view, config.masks, data.device) for view in data.views])
         self._poses = PoseDeltas(len(data.views), self._extent, data.device) if config.refine_poses else None
         self._exposure = Exposure(len(data.views), data.device) if config.exposure else None
         self._step: TrainingStep
@@ -94,7 +93,7 @@ class SplatTrainer:
         return StepRequest(
             target=target,
             cam_from_world=pose,
-            background=self._background(),
+            background=choose_background(config.background, self._data.random),
             sh_degree=degree,
             ssim_weight=config.ssim_weight,
             correction=correction,
@@ -108,12 +107,6 @@ class SplatTrainer:
             self._targets.forget_reduced()
             return self._targets.at(view_index)
         return self._targets.at(view_index, 2)
-
-    def _background(self) -> tuple[float, float, float]:
-        if self._config.background == "random":
-            red, green, blue = self._data.random.random(3).tolist()
-            return (red, green, blue)
-        return _BACKGROUNDS[self._config.background]
 
     def _rates(self, step: int) -> UpdateRates:
         rates, density, count = self._config.rates, self._config.density, max(len(self._parameters), 1)

@@ -11,8 +11,19 @@ import torch
 
 if TYPE_CHECKING:
     from recon.cameras import Camera
-    from recon.methods.splat.config import SplatConfig
+    from recon.methods.config import Background, MaskUse
     from recon.scene import View
+
+
+_BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
+
+
+def choose_background(background: Background, random: np.random.Generator) -> tuple[float, float, float]:
+    """Returns the colour behind everything in one step, RGB in 0..1; draws one where it is to be random."""
+    if background == "random":
+        red, green, blue = random.random(3).tolist()
+        return (red, green, blue)
+    return _BACKGROUNDS[background]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,15 +45,15 @@ class Target:
     is_alpha: bool
 
     @staticmethod
-    def of(view: View, config: SplatConfig, device: torch.device) -> Target:
-        """Brings a view to the device."""
-        mask = view.mask if config.masks != "off" else None
+    def of(view: View, masks: MaskUse, device: torch.device) -> Target:
+        """Brings a view to the device; `masks` says what its mask means."""
+        mask = view.mask if masks != "off" else None
         return Target(
             camera=view.camera,
             cam_from_world=torch.from_numpy(view.camera.cam_from_world.astype(np.float32)).to(device),
             image=torch.from_numpy(view.image).to(device),
             mask=None if mask is None else torch.from_numpy(mask).to(device),
-            is_alpha=config.masks == "alpha",
+            is_alpha=masks == "alpha",
         )
 
     def over(self, background: tuple[float, float, float]) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Motions of poses, colour corrections, and the start of the splats."""
+"""Where the splats start."""
 
 from __future__ import annotations
 
@@ -7,47 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from recon.methods.splat.cameras import Exposure, PoseDeltas, motion_matrix
 from recon.methods.splat.config import SplatConfig
 from recon.methods.splat.model import initial_splats, neighbour_distances
 from recon.scene import Scene, SparsePoints
-
-
-@pytest.mark.parametrize("size", [0.0, 1e-8, 1e-4, 1e-3, 0.3, 3.0])
-def test_motions_are_the_exponential_map(size: float) -> None:
-    omega = torch.tensor([0.3, -0.5, 0.8], dtype=torch.float64)
-    omega = size * omega / omega.norm()
-    x, y, z = omega.tolist()
-    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
-    matrix = motion_matrix(torch.cat([omega, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)]), 2.0)
-    torch.testing.assert_close(matrix[:3, :3], torch.matrix_exp(cross), rtol=1e-10, atol=1e-12)
-    assert matrix[:3, 3].tolist() == [2.0, 4.0, 6.0]
-
-
-@pytest.mark.parametrize("size", [0.0, 1e-2, 0.7])
-def test_gradients_of_motions(size: float) -> None:
-    motion = (size * torch.tensor([0.3, -0.5, 0.8, 0.1, 0.2, 0.3], dtype=torch.float64)).requires_grad_()
-    torch.autograd.gradcheck(lambda m: motion_matrix(m, 1.5), (motion,))
-
-
-def test_only_the_photograph_of_the_step_moves() -> None:
-    poses = PoseDeltas(4, 1.0, torch.device("cpu"))
-    poses.apply(2, torch.eye(4))[0, 3].backward()
-    poses.update(1, 0.1)
-    moved = poses.state()["pose"].abs().sum(1) > 0
-    assert moved.tolist() == [False, False, True, False]
-
-
-def test_exposures_average_to_the_identity() -> None:
-    exposure = Exposure(3, torch.device("cpu"))
-    picture = torch.rand(4, 5, 3)
-    torch.testing.assert_close(exposure.apply(1, picture), picture)
-    for step in range(1, 4):
-        (exposure.apply(1, picture) - 0.5 * picture).square().sum().backward()
-        exposure.update(step, 0.1)
-    value = exposure.state()["exposure"]
-    assert value.mean(0).abs().max() < 1e-6
-    assert float(exposure.apply(1, picture).detach().mean()) < float(picture.mean())
 
 
 def test_neighbour_distances() -> None:
