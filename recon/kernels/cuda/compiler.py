@@ -10,13 +10,14 @@ import hashlib
 import os
 import struct
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from recon.errors import ReconError
 from recon.files import atomic_path
-from recon.kernels.cuda.sources import PACKAGE, UNITS
+from recon.kernels.cuda.sources import PACKAGE, UNITS, included_by
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities, times ten, that every source compiles for."""
@@ -77,7 +78,7 @@ def compile_unit(unit: str, architecture: int) -> bytes:
     """
     bindings = nvrtc()
     doing = f"compiling recon/{unit} for sm_{architecture}"
-    names, texts = _headers()
+    names, texts = _headers(unit)
     source = (PACKAGE / unit).read_text()
     program = _check(
         bindings,
@@ -99,15 +100,18 @@ def compile_unit(unit: str, architecture: int) -> bytes:
     return cubin
 
 
-def cubins(architecture: int) -> dict[str, bytes]:
-    """Returns the machine code of all sources for an architecture, from the cache where it is there."""
-    with ThreadPoolExecutor(min(len(UNITS), os.cpu_count() or 1)) as pool:
-        return dict(zip(UNITS, pool.map(lambda unit: cached_cubin(unit, architecture), UNITS)))
+def cubins(architecture: int, units: Sequence[str] = UNITS) -> dict[str, bytes]:
+    """Returns the machine code of these sources for an architecture, from the cache where it is there."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return dict(zip(units, pool.map(lambda unit: cached_cubin(unit, architecture), units)))
 
 
 def cached_cubin(unit: str, architecture: int) -> bytes:
     """As `compile_unit`, but compiles once only; a cache that cannot be read or written costs time, nothing else."""
-    path = cache_folder() / f"{Path(unit).parent.name}-sm{architecture}-{_fingerprint(unit, architecture)}.cubin"
+    path = (
+        cache_folder()
+        / f"{Path(unit).parent.name}-{Path(unit).stem}-sm{architecture}-{_fingerprint(unit, architecture)}.cubin"
+    )
     found = _read_cache(path)
     if found is not None:
         return found
@@ -154,7 +158,7 @@ def _read_cache(path: Path) -> bytes | None:
 def _fingerprint(unit: str, architecture: int) -> str:
     """A hash of all that the code depends on."""
     digest = hashlib.sha256()
-    names, texts = _headers()
+    names, texts = _headers(unit)
     parts = [unit.encode(), (PACKAGE / unit).read_bytes(), *names, *texts]
     parts += [option.encode() for option in _OPTIONS]
     parts += [str(architecture).encode(), str(nvrtc_version()).encode()]
@@ -164,10 +168,9 @@ def _fingerprint(unit: str, architecture: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def _headers() -> tuple[list[bytes], list[bytes]]:
-    """Returns names and texts of everything that a source may include."""
-    files = sorted([*PACKAGE.glob("kernels/*/*.h"), *PACKAGE.glob("kernels/*/*.cuh")])
-    named = {f"recon/{path.relative_to(PACKAGE).as_posix()}": path.read_text() for path in files}
+def _headers(unit: str) -> tuple[list[bytes], list[bytes]]:
+    """Returns names and texts of everything that a source includes."""
+    named = {f"recon/{name}": (PACKAGE / name).read_text() for name in included_by(unit, PACKAGE)}
     named.update(_LIBRARY)
     return [name.encode() for name in named], [text.encode() for text in named.values()]
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 
 from recon.errors import ReconError
-from recon.kernels.cuda.sources import Kernel, kernels, struct_of
+from recon.kernels.cuda.sources import Kernel, kernels, struct_of, units_with
 
 
 class Program(ABC):
@@ -57,10 +58,10 @@ _programs: dict[str, Program] = {}
 
 
 def program_for(device: torch.device) -> Program:
-    """Returns what runs the kernels on a device; the first time on a GPU compiles them or reads them from the cache.
+    """Returns what runs the kernels on a device.
 
     Raises:
-        ReconError: no GPU, no NVRTC, or a driver that does not take the machine code.
+        ReconError: no GPU.
     """
     key = _key(device)
     if key not in _programs:
@@ -105,30 +106,19 @@ def _driver() -> Any:
 
 
 class CudaProgram(Program):
-    """The kernels on one GPU, in torch's own context of it."""
+    """The kernels on one GPU, in torch's own context of it.  Those of a method are compiled, or read from the cache,
+    when the first of them is wanted."""
 
     def __init__(self, device: torch.device) -> None:
-        from recon.kernels.cuda.compiler import cubins
-
         torch.cuda.init()
         with torch.cuda.device(device):
             torch.cuda.current_stream().synchronize()  # makes torch's context the current one
             major, minor = torch.cuda.get_device_capability(device)
             self.architecture = 10 * major + minor
             self._device = torch.device("cuda", torch.cuda.current_device())
-            self._functions: dict[str, Any] = {}
-            self._modules = []
-            driver = _driver()
-            code = cubins(self.architecture)
-            for unit, cubin in code.items():
-                image = ctypes.create_string_buffer(cubin, len(cubin))
-                loaded = driver.cuModuleLoadData(ctypes.addressof(image))
-                module = _checked(loaded, f"loading the kernels of {unit}")
-                self._modules.append(module)
-                for kernel in kernels().values():
-                    if kernel.unit == unit:
-                        function = driver.cuModuleGetFunction(module, kernel.name.encode())
-                        self._functions[kernel.name] = _checked(function, f"finding the kernel {kernel.name}")
+        self._functions: dict[str, Any] = {}
+        self._modules: list[Any] = []
+        self._loading = threading.Lock()
 
     def start(self, kernel: Kernel, blocks: int, params: ctypes.Structure) -> None:
         if torch.cuda.current_device() != self._device.index:
@@ -137,9 +127,37 @@ class CudaProgram(Program):
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))
         stream = torch.cuda.current_stream(self._device).cuda_stream
         outcome = _driver().cuLaunchKernel(
-            self._functions[kernel.name], blocks, 1, 1, kernel.threads, 1, 1, 0, stream, ctypes.addressof(pointers), 0
+            self.function(kernel), blocks, 1, 1, kernel.threads, 1, 1, 0, stream, ctypes.addressof(pointers), 0
         )
         _checked(outcome, f"launching the kernel {kernel.name}")
+
+    def function(self, kernel: Kernel) -> Any:
+        """Returns the driver's handle of a kernel.
+
+        Raises:
+            ReconError: no NVRTC, or a driver that does not take the machine code.
+        """
+        if kernel.name not in self._functions:
+            with self._loading:
+                if kernel.name not in self._functions:
+                    self._load(units_with(kernel.unit))
+        return self._functions[kernel.name]
+
+    def _load(self, units: tuple[str, ...]) -> None:
+        from recon.kernels.cuda.compiler import cubins
+
+        driver, found = _driver(), {}
+        with torch.cuda.device(self._device):
+            for unit, cubin in cubins(self.architecture, units).items():
+                image = ctypes.create_string_buffer(cubin, len(cubin))
+                loaded = driver.cuModuleLoadData(ctypes.addressof(image))
+                module = _checked(loaded, f"loading the kernels of {unit}")
+                self._modules.append(module)
+                for kernel in kernels().values():
+                    if kernel.unit == unit:
+                        function = driver.cuModuleGetFunction(module, kernel.name.encode())
+                        found[kernel.name] = _checked(function, f"finding the kernel {kernel.name}")
+        self._functions.update(found)
 
 
 def _checked(outcome: Any, doing: str) -> Any:

@@ -1,25 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers, spills and shared memory of every kernel on every architecture: the table beside this file, and the budget
-that it is held to.
+"""Registers, spills and shared memory of every kernel on every architecture: a table beside each source (`cuda.tsv`
+beside `cuda.cu`), and the budget that they are held to.
 
-    python -m recon.kernels.cuda.resources          compares what is compiled now with the table
-    python -m recon.kernels.cuda.resources --write  writes the table anew
+    python -m recon.kernels.cuda.resources          compares what is compiled now with the tables
+    python -m recon.kernels.cuda.resources --write  writes the tables anew
+
+What was compiled before is taken from the cache of machine code.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-from recon.kernels.cuda.compiler import ARCHITECTURES, compile_unit, nvrtc_version
+from recon.kernels.cuda.compiler import ARCHITECTURES, cubins, nvrtc_version
 from recon.kernels.cuda.cubin import Resources, resources
-from recon.kernels.cuda.sources import UNITS, kernels
-
-TABLE = Path(__file__).with_name("resources.tsv")
-"""One line for each kernel and architecture."""
+from recon.kernels.cuda.sources import PACKAGE, UNITS, kernels
 
 MOST_STATIC_SHARED = 48 * 1024
 """A block gets no more shared memory than this without being asked for."""
@@ -52,27 +48,30 @@ BUDGETS = {
 
 def measured(architecture: int) -> dict[str, Resources]:
     """Compiles everything for an architecture and returns what each kernel takes; raises as `compile_unit`."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        code = list(pool.map(lambda unit: compile_unit(unit, architecture), UNITS))
-    return {name: found for cubin in code for name, found in resources(cubin).items()}
+    return {name: found for cubin in cubins(architecture).values() for name, found in resources(cubin).items()}
 
 
 def read_table() -> dict[tuple[str, int], Resources]:
-    """Returns the table by kernel and architecture."""
-    rows = [line.split("\t") for line in TABLE.read_text().splitlines() if not line.startswith(("#", "kernel\t"))]
+    """Returns the tables by kernel and architecture."""
+    paths = [(PACKAGE / unit).with_suffix(".tsv") for unit in UNITS]
+    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
+    rows = [line.split("\t") for line in lines if not line.startswith(("#", "kernel\t"))]
     return {(name, int(sm)): Resources(int(regs), int(local), int(shared)) for name, sm, _, regs, local, shared in rows}
 
 
 def write_table() -> None:
-    """Compiles everything for every architecture and writes the table."""
+    """Compiles everything for every architecture and writes the tables."""
     from recon.files import write_text
 
-    lines = [f"# NVRTC {'.'.join(map(str, nvrtc_version()))}", _HEADER]
-    for architecture in ARCHITECTURES:
-        for name, found in sorted(measured(architecture).items()):
-            numbers = (kernels()[name].threads, found.registers, found.local_bytes, found.shared_bytes)
-            lines.append("\t".join(map(str, (name, architecture, *numbers))))
-    write_text(TABLE, "\n".join(lines) + "\n")
+    found = {architecture: measured(architecture) for architecture in ARCHITECTURES}
+    for unit in UNITS:
+        lines = [f"# NVRTC {'.'.join(map(str, nvrtc_version()))}", _HEADER]
+        for name in sorted(name for name, kernel in kernels().items() if kernel.unit == unit):
+            for architecture in ARCHITECTURES:
+                now = found[architecture][name]
+                numbers = (kernels()[name].threads, now.registers, now.local_bytes, now.shared_bytes)
+                lines.append("\t".join(map(str, (name, architecture, *numbers))))
+        write_text((PACKAGE / unit).with_suffix(".tsv"), "\n".join(lines) + "\n")
 
 
 def complaints(architecture: int, found: dict[str, Resources]) -> list[str]:

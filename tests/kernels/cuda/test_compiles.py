@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
+import subprocess
+import tomllib
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -13,13 +15,14 @@ from recon.kernels.cuda import compiler, sources
 from recon.kernels.cuda.compiler import ARCHITECTURES, cached_cubin, compile_unit
 from recon.kernels.cuda.cubin import resources
 from recon.kernels.cuda.resources import complaints, measured, read_table
-from recon.kernels.cuda.sources import UNITS, kernels, struct_of
+from recon.kernels.cuda.sources import PACKAGE, UNITS, kernels, struct_of
 
 SMALLEST = "kernels/rearrange/cuda.cu"
 
 
 @pytest.fixture(autouse=True)
-def _nvrtc() -> None:
+def _nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECON_CACHE", str(sources.PACKAGE.parent / "build" / "cuda-cache"))
     pytest.importorskip("cuda.bindings.nvrtc", reason="NVRTC is not installed: pip install 'recon[cuda]'")
 
 
@@ -107,4 +110,57 @@ def test_structs_are_laid_out_as_the_compiler_does() -> None:
     assert params.mask_is_alpha.offset + 4 == params.l1_weight.offset
     assert struct_of("TsdfAllocateParams").first_block.size == 12
     assert ctypes.sizeof(struct_of("UpdateLaunch")) % 8 == 0
-    assert {kernel.unit for kernel in sources.kernels().values()} == set(UNITS)
+    assert struct_of("UpdateLaunch").update.size == ctypes.sizeof(struct_of("UpdateParams"))
+
+
+# ---- the lists of sources ------------------------------------------------------------------------------------------
+
+
+def test_every_source_is_found_and_belongs_somewhere() -> None:
+    assert set(UNITS) == {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.cu")}
+    assert {kernel.unit for kernel in kernels().values()} == set(UNITS)
+    for unit in UNITS:
+        assert unit in sources.units_with(unit)
+        for other in sources.units_with(unit):
+            assert set(sources.units_with(other)) == set(sources.units_with(unit))
+
+
+def test_splats_compile_nothing_of_other_methods() -> None:
+    of_splats = sources.units_with("kernels/blend/cuda.cu")
+    assert {Path(unit).parent.name for unit in of_splats} == {"projection", "binning", "blend", "ssim", "update"}
+    assert "kernels/tsdf/cuda.cu" not in of_splats
+    assert sources.units_with("kernels/cuda/sort.cu") == ("kernels/cuda/sort.cu",)
+
+
+def test_a_source_depends_on_what_it_includes_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "kernels" / "small"
+    folder.mkdir(parents=True)
+    (folder / "cuda.cu").write_text(
+        '#include "recon/kernels/small/near.h"\nextern "C" __global__ void one(int* p) { f(p); }'
+    )
+    (folder / "near.h").write_text('#include "recon/kernels/small/far.h"\n__device__ void f(int* p) { *p = g(); }')
+    (folder / "far.h").write_text("__device__ int g() { return 3; }")
+    (folder / "other.h").write_text("")
+    monkeypatch.setattr(compiler, "PACKAGE", tmp_path)
+    before = compiler._fingerprint("kernels/small/cuda.cu", 90)
+    assert "one" in resources(compile_unit("kernels/small/cuda.cu", 90))
+    (folder / "other.h").write_text("int unused;")
+    assert compiler._fingerprint("kernels/small/cuda.cu", 90) == before
+    (folder / "far.h").write_text("__device__ int g() { return 4; }")
+    assert compiler._fingerprint("kernels/small/cuda.cu", 90) != before
+
+
+def test_the_wheel_holds_what_nvrtc_needs() -> None:
+    """The wheel's packages and exclusions, applied to the files that the compiler opens."""
+    root = PACKAGE.parent
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["scikit-build"]["wheel"]
+    assert wheel["packages"] == ["recon"]
+    needed = {name for unit in UNITS for name in (unit, *sources.included_by(unit))}
+    assert len(needed) > 20
+    left_out = [name for name in needed for rule in wheel["exclude"] if PurePath(f"recon/{name}").match(rule)]
+    assert not left_out
+    # What git does not know, the build does not take either.
+    told = subprocess.run(
+        ["git", "check-ignore", "--", *(f"recon/{name}" for name in needed)], cwd=root, capture_output=True, check=False
+    )
+    assert told.stdout == b""
