@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the CUDA sources declare: their kernels, and the structs that those take.
 
-Every `recon/kernels/<op>/*.cu` is a source of its own, and the `params.h` and `cuda.h` there may declare structs; nothing
-has to be listed here.  The structs are read from the headers, so that there is one definition of each:
+Every `recon/kernels/<op>/*.cu` is a source of its own, and the `params.h` and `cuda.h` there may declare structs;
+nothing has to be listed here.  The structs are read from the headers, so that there is one definition of each:
 `struct_of("BlendLaunch")` is a `ctypes.Structure` of the very layout that the compilers give it.  The headers of those
 that a kernel takes keep to a plain style for that: one field per declarator, of a number, a pointer or another struct.
 """
