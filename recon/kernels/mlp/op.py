@@ -21,6 +21,7 @@ from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.checks import check_tensor
 from recon.kernels.mlp.reference import mlp_reference
 from recon.kernels.mlp.types import MlpGradients, MlpShape, Precision, RowBias
+from recon.kernels.native import native
 from recon.kernels.workspace import Workspace
 
 __all__ = ["MlpGradients", "MlpShape", "Precision", "RowBias", "mlp", "mlp_backward_into", "mlp_forward_into"]
@@ -49,25 +50,63 @@ def mlp(
     Raises:
         ReconError: shapes or types differ, or the rows of the bias descend or do not exist.
     """
-    inputs = _checked(inputs, parameters, shape, row_bias, precision)
-    resolve_backend(backend, inputs.device, ("cpu", "reference"))
-    return mlp_reference(inputs, parameters, shape, row_bias, precision)
+    inputs, parameters, row_bias = _checked(inputs, parameters, shape, row_bias, precision)
+    resolved = resolve_backend(backend, inputs.device, ("cpu", "reference"))
+    if resolved == "reference":
+        return mlp_reference(inputs, parameters, shape, row_bias, precision)
+    check_tensor(_OPERATION, "inputs", inputs[:0], (0, None))
+    values, row_of = (None, None) if row_bias is None else (row_bias.values, row_bias.row_of)
+    return _Mlp.apply(inputs, parameters, values, row_of, shape, precision)
+
+
+class _Mlp(torch.autograd.Function):
+    """Keeps nothing but what it was given: the backward pass computes the hidden layers again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,
+        parameters: torch.Tensor,
+        values: torch.Tensor | None,
+        row_of: torch.Tensor | None,
+        shape: MlpShape,
+        precision: Precision,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(inputs, parameters, values, row_of)
+        ctx.shape, ctx.precision = shape, precision
+        bias = None if values is None or row_of is None else RowBias(values, row_of)
+        return mlp_forward_into(inputs, parameters, shape, Workspace(inputs.device), "", bias, precision)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        inputs, parameters, values, row_of = ctx.saved_tensors
+        bias = None if values is None else RowBias(values, row_of)
+        gradient = upstream[0].contiguous()
+        workspace = Workspace(inputs.device)
+        found = mlp_backward_into(inputs, parameters, ctx.shape, gradient, workspace, "", bias, ctx.precision)
+        return found.inputs, found.parameters, found.row_bias, None, None, None
 
 
 def _checked(
     inputs: torch.Tensor, parameters: torch.Tensor, shape: MlpShape, row_bias: RowBias | None, precision: Precision
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor, RowBias | None]:
+    """Returns the tensors laid out as the kernels want them, or refuses them."""
     if precision not in ("float32", "bfloat16"):
         raise ReconError(f"calling {_OPERATION}", f"precision is {precision!r}", "float32 or bfloat16")
-    if inputs.ndim != 2 or inputs.stride(1) != 1:
-        inputs = check_tensor(_OPERATION, "inputs", inputs, (None, shape.inputs), inputs.dtype)
-    check_tensor(_OPERATION, "inputs", inputs[:0], (0, shape.inputs), inputs.dtype)
-    check_tensor(_OPERATION, "parameters", parameters, (shape.parameters,), inputs.dtype)
+    dtype = inputs.dtype
+    if inputs.ndim != 2 or inputs.shape[1] != shape.inputs or not _has_rows(inputs):
+        inputs = check_tensor(_OPERATION, "inputs", inputs, (None, shape.inputs), dtype)
+    parameters = check_tensor(_OPERATION, "parameters", parameters, (shape.parameters,), dtype)
     if row_bias is not None:
-        check_tensor(_OPERATION, "row_bias.values", row_bias.values, (None, shape.hidden), inputs.dtype)
+        values = check_tensor(_OPERATION, "row_bias.values", row_bias.values, (None, shape.hidden), dtype)
         row_of = check_tensor(_OPERATION, "row_bias.row_of", row_bias.row_of, (len(inputs),), torch.int32)
-        _check_rows(row_of, len(row_bias.values))
-    return inputs
+        _check_rows(row_of, len(values))
+        row_bias = RowBias(values, row_of)
+    return inputs, parameters, row_bias
+
+
+def _has_rows(tensor: torch.Tensor) -> bool:
+    return tensor.stride(1) == 1 and tensor.stride(0) >= tensor.shape[1]
 
 
 def _check_rows(row_of: torch.Tensor, rows: int) -> None:
@@ -98,9 +137,12 @@ def mlp_forward_into(
         name: what this network is called: those of several may live in one workspace.
         parameters, shape, workspace, row_bias, precision: as for `mlp`.
     """
-    with torch.no_grad():
-        found = mlp_reference(inputs, parameters, shape, row_bias, precision)
-    return workspace.take(f"{name} outputs", (len(inputs), shape.outputs)).copy_(found)
+    params = _params(inputs, parameters, shape, row_bias)
+    outputs = workspace.take(f"{name} outputs", (len(inputs), shape.outputs))
+    params.outputs = outputs.data_ptr()
+    _lend_scratch(params, workspace)
+    native().mlp_forward(params)
+    return outputs
 
 
 def mlp_backward_into(
@@ -120,13 +162,47 @@ def mlp_backward_into(
         gradient: [S, outputs] float32; rows may lie apart.
         inputs, parameters, shape, workspace, name, row_bias, precision: as for `mlp_forward_into`.
     """
-    leaves = [inputs.detach().requires_grad_(), parameters.detach().requires_grad_()]
+    assert tuple(gradient.shape) == (len(inputs), shape.outputs), f"{tuple(gradient.shape)}"
+    assert gradient.dtype == torch.float32
+    assert _has_rows(gradient)
+    params = _params(inputs, parameters, shape, row_bias)
+    found = MlpGradients(
+        inputs=workspace.take(f"{name} input gradient", (len(inputs), shape.inputs)),
+        parameters=workspace.take(f"{name} parameter gradient", (shape.parameters,)),
+        row_bias=None
+        if row_bias is None
+        else workspace.take(f"{name} row bias gradient", tuple(row_bias.values.shape)),
+    )
+    params.gradient, params.gradient_stride = gradient.data_ptr(), gradient.stride(0)
+    params.input_gradient, params.parameter_gradient = found.inputs.data_ptr(), found.parameters.data_ptr()
+    if found.row_bias is not None:
+        params.row_bias_gradient = found.row_bias.data_ptr()
+    _lend_scratch(params, workspace)
+    native().mlp_backward(params)
+    return found
+
+
+def _params(inputs: torch.Tensor, parameters: torch.Tensor, shape: MlpShape, row_bias: RowBias | None) -> Any:
+    assert tuple(inputs.shape) == (len(inputs), shape.inputs), f"{tuple(inputs.shape)}"
+    assert tuple(parameters.shape) == (shape.parameters,), f"{tuple(parameters.shape)}"
+    assert inputs.dtype == parameters.dtype == torch.float32
+    assert _has_rows(inputs)
+    assert parameters.is_contiguous()
+    params = native().MlpParams()
+    params.inputs, params.parameters = inputs.data_ptr(), parameters.data_ptr()
+    params.samples, params.input_stride = len(inputs), inputs.stride(0)
+    params.input_width, params.output_width = shape.inputs, shape.outputs
+    params.hidden_width, params.hidden_layers = shape.hidden, shape.hidden_layers
     if row_bias is not None:
-        leaves.append(row_bias.values.detach().requires_grad_())
-        row_bias = RowBias(leaves[2], row_bias.row_of)
-    with torch.enable_grad():
-        outputs = mlp_reference(leaves[0], leaves[1], shape, row_bias, precision)
-        found: Any = torch.autograd.grad(outputs, leaves, gradient)
-    names = ("input gradient", "parameter gradient", "row bias gradient")
-    kept = [workspace.take(f"{name} {what}", tuple(g.shape)).copy_(g) for what, g in zip(names, found)]
-    return MlpGradients(kept[0], kept[1], kept[2] if row_bias is not None else None)
+        assert row_bias.values.shape[1] == shape.hidden
+        assert row_bias.row_of.shape == (len(inputs),)
+        assert (row_bias.values.dtype, row_bias.row_of.dtype) == (torch.float32, torch.int32)
+        assert row_bias.values.is_contiguous()
+        assert row_bias.row_of.is_contiguous()
+        params.row_bias, params.row_of = row_bias.values.data_ptr(), row_bias.row_of.data_ptr()
+        params.rows = len(row_bias.values)
+    return params
+
+
+def _lend_scratch(params: Any, workspace: Workspace) -> None:
+    params.scratch = workspace.take("mlp scratch", (native().mlp_scratch_floats(params),)).data_ptr()
