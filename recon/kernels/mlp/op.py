@@ -166,20 +166,17 @@ def mlp_backward_into(
     assert gradient.dtype == torch.float32
     assert _has_rows(gradient)
     params = _params(inputs, parameters, shape, row_bias)
-    found = MlpGradients(
-        inputs=workspace.take(f"{name} input gradient", (len(inputs), shape.inputs)),
-        parameters=workspace.take(f"{name} parameter gradient", (shape.parameters,)),
-        row_bias=None
-        if row_bias is None
-        else workspace.take(f"{name} row bias gradient", tuple(row_bias.values.shape)),
-    )
+    input_gradient = workspace.take(f"{name} input gradient", (len(inputs), shape.inputs))
+    parameter_gradient = workspace.take(f"{name} parameter gradient", (shape.parameters,))
     params.gradient, params.gradient_stride = gradient.data_ptr(), gradient.stride(0)
-    params.input_gradient, params.parameter_gradient = found.inputs.data_ptr(), found.parameters.data_ptr()
-    if found.row_bias is not None:
-        params.row_bias_gradient = found.row_bias.data_ptr()
+    params.input_gradient, params.parameter_gradient = input_gradient.data_ptr(), parameter_gradient.data_ptr()
+    bias_gradient = None
+    if row_bias is not None:
+        bias_gradient = workspace.take(f"{name} row bias gradient", tuple(row_bias.values.shape))
+        params.row_bias_gradient = bias_gradient.data_ptr()
     _lend_scratch(params, workspace)
     native().mlp_backward(params)
-    return found
+    return MlpGradients(input_gradient, parameter_gradient, bias_gradient)
 
 
 def _params(inputs: torch.Tensor, parameters: torch.Tensor, shape: MlpShape, row_bias: RowBias | None) -> Any:
