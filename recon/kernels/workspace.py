@@ -23,6 +23,8 @@ class Workspace:
         self._device = torch.device(device)
         self._buffers: dict[str, torch.Tensor] = {}
         self._taken: dict[str, torch.Tensor] = {}
+        self.generation = 0
+        """How often memory was got; an address that was taken before it last changed may be no one's now."""
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Returns an uninitialised tensor [*shape]; contiguous, and the same memory as long as it fits.
@@ -39,6 +41,7 @@ class Workspace:
             room = count if buffer is None else max(count, int(buffer.numel() * _GROWTH))
             self._buffers.pop(name, None)
             self._taken.pop(name, None)
+            self.generation += 1
             buffer = self._buffers[name] = torch.empty(max(room, 1), dtype=dtype, device=self._device)
         assert buffer.dtype == dtype, f"workspace buffer {name} is {buffer.dtype}, not {dtype}"
         taken = self._taken[name] = buffer[:count].view(shape)

@@ -41,9 +41,10 @@ class Parameter:
         """
         gradient = self.value.grad
         self.value.grad = None
-        if gradient is None or not bool(torch.isfinite(gradient).all()):
+        if gradient is None:
             return
-        touched = gradient.reshape(len(gradient), -1).abs().amax(1) > 0
+        # Nothing here waits for a GPU.
+        touched = (gradient.reshape(len(gradient), -1).abs().amax(1) > 0) & torch.isfinite(gradient).all()
         adam_step(self.value.data, gradient, self.first_moment, self.second_moment, hyper, touched)
 
     def state(self, name: str) -> dict[str, torch.Tensor]:

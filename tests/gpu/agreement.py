@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from kernels.projection.projection_cases import make_splats, pose_of
@@ -43,6 +43,7 @@ def numbers(report: Report) -> None:
         _loss(report, seed)
         _rows(report, seed)
         _fused_training(report)
+        _graphs(report)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -140,6 +141,24 @@ def _rows(report: Report, seed: int) -> None:
         move_rows(tensors, sources, backend)
         results.append(torch.cat(tensors))
     report.relative("Adam and moving rows", results[0], results[1], 1e-5)
+
+
+def _graphs(report: Report) -> None:
+    """Steps replayed as graphs, and launch by launch; memory is read back in between, which a capture would not bear."""
+    from gpu.training import make_trainer, synthetic_views
+
+    scene, views = synthetic_views(report, side=48 if report.small else 160)
+    program: Any = program_for(report.device)
+    means, before = [], getattr(program, "graphs", False)
+    for graphs in (before, False):
+        program.graphs = graphs
+        made = make_trainer(scene, views, report.device, "cuda", 10, 3000)
+        losses = [made.step(step, step % len(views))["loss"] for step in range(1, 7)]
+        means.append(torch.tensor(losses))
+    program.graphs = before
+    graphs_stand = report.emulated or bool(program.graphs)
+    report.check("graphs", graphs_stand, "the driver takes them" if graphs_stand else "the driver refused one")
+    report.relative("losses of graphs and of launches one by one", *means, most=1e-4)
 
 
 def _fused_training(report: Report) -> None:

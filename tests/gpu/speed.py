@@ -17,7 +17,7 @@ from recon.bench.scenes import BenchScene, random_scene
 from recon.kernels.cuda.program import program_for
 from recon.kernels.cuda.sources import Kernel
 from recon.kernels.update.op import UpdateRates
-from recon.methods.profile import OFF
+from recon.methods.profile import OFF, Profile
 from recon.methods.splat.cuda_step import CudaStep
 from recon.methods.splat.model import SplatParameters
 from recon.methods.splat.step import StepRequest
@@ -99,7 +99,15 @@ def _ours(report: Report, scene: BenchScene) -> dict[str, Any]:
     found: dict[str, Any] = {"step ms": round(milliseconds(report, lambda: step.make(parameters, request)), 4)}
     found["memory MB"] = _memory(report)
     found["queueing ms"] = _queueing(report, lambda: step.make(parameters, request))
-    found["kernels ms"] = _kernel_times(report, lambda: step.make(parameters, request))
+    with _without_graphs(report):
+        ordered = CudaStep(device, OFF)
+        found["step ms, launches replayed"] = round(milliseconds(report, lambda: ordered.make(parameters, request)), 4)
+        found["queueing ms, replayed"] = _queueing(report, lambda: ordered.make(parameters, request))
+    timed = CudaStep(device, Profile())
+    found["step ms, launch by launch"] = round(milliseconds(report, lambda: timed.make(parameters, request)), 4)
+    found["queueing ms, launch by launch"] = _queueing(report, lambda: timed.make(parameters, request))
+    found["kernels ms"] = _kernel_times(report, lambda: timed.make(parameters, request))
+    del ordered, timed
     renderer = SplatRenderer(_splats_on(scene, device), backend="cuda")
     found["render ms"] = round(milliseconds(report, lambda: renderer.render(scene.camera)), 4)
     report.check(
@@ -118,6 +126,17 @@ def _queueing(report: Report, work: Callable[[], Any]) -> float:
         samples.append(1e3 * (time.perf_counter() - begun))
         report.synchronize()
     return round(statistics.median(samples), 3)
+
+
+@contextlib.contextmanager
+def _without_graphs(report: Report) -> Iterator[None]:
+    """Recorded launches are made one by one."""
+    program: Any = program_for(report.device)
+    before, program.graphs = getattr(program, "graphs", False), False
+    try:
+        yield
+    finally:
+        program.graphs = before
 
 
 @contextlib.contextmanager
@@ -249,7 +268,11 @@ def table(numbers: dict[str, Any]) -> str:
         for key in ("step ms", "render ms", "memory MB"):
             theirs, ratio = row.get("gsplat", {}).get(key, "-"), row.get("ratio", {}).get(key, "-")
             lines.append(f"  {key:16}{row.get('ours', {}).get(key, '-'):>12}{theirs:>12}{ratio:>8}")
-        lines.append(f"  host busy {row.get('ours', {}).get('queueing ms')} ms a step")
+        ours = row.get("ours", {})
+        for what in ("", ", launches replayed", ", launch by launch"):
+            busy = ours.get("queueing ms" + what.replace("launches ", ""))
+            name = what.strip(", ") or "one graph"
+            lines.append(f"  {name}: {ours.get('step ms' + what)} ms a step, of which the host is busy {busy} ms")
         for name, taken in sorted(row.get("ours", {}).get("kernels ms", {}).items(), key=lambda item: -item[1]):
             achieved = _achieved(name, taken, row, numbers)
             lines.append(f"    {name:20}{taken:9.4f} ms{achieved}")

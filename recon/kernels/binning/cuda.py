@@ -53,8 +53,8 @@ class CudaTileBinner:
     """Bins picture after picture on one device, in memory that is kept and only grows."""
 
     def __init__(self, device: torch.device, max_pairs: int = MAX_PAIRS) -> None:
-        self._program, self._workspace = program_for(device), Workspace(device)
-        self._device, self._max_pairs, self._capacity = device, max_pairs, 0
+        self._workspace, self._device = Workspace(device), device
+        self._max_pairs, self._capacity = max_pairs, 0
 
     @property
     def capacity(self) -> int:
@@ -77,13 +77,30 @@ class CudaTileBinner:
         if pairs > self._capacity:
             self._capacity = min(max(int(pairs * _GROWTH), 1 << 16), self._max_pairs)
 
-    def queue(self, projected: Projected, width: int, height: int, alpha_cutoff: float) -> QueuedTiles:
-        """Queues everything and waits for nothing; where the pairs do not fit the lists are empty and `SKIP` is set."""
+    @property
+    def generation(self) -> int:
+        """Changes when any of the memory is replaced."""
+        return self._workspace.generation
+
+    @property
+    def _program(self) -> Program:
+        return program_for(self._device)
+
+    def queue(
+        self,
+        projected: Projected,
+        width: int,
+        height: int,
+        alpha_cutoff: float,
+        counters: torch.Tensor | None = None,
+    ) -> QueuedTiles:
+        """Queues everything and waits for nothing; where the pairs do not fit the lists are empty and `SKIP` is set.
+        `counters` is where those are to stand, [8] int64 of the caller's."""
         count, take = projected.means_px.shape[0], self._workspace.take
         if self._capacity == 0:
             self.make_room(min(_FIRST_PAIRS_PER_GAUSSIAN * count, self._max_pairs))
         blocks = -(-count // _THREADS)
-        counters = take("counters", (COUNTERS,), torch.int64).zero_()
+        counters = self._program.clear(take("counters", (COUNTERS,), torch.int64) if counters is None else counters)
         buffers = {
             "records": take("records", (count, RECORD_FLOATS)),
             "depth_keys": take("depth keys", (count,), torch.int32),

@@ -86,7 +86,8 @@ def blend_backward_into_cuda(
     params: Any, tiles: QueuedTiles, grad_channels: torch.Tensor, workspace: Workspace, statistics: bool
 ) -> torch.Tensor:
     """Queues the backward pass of what `blend_forward_into_cuda` queued; returns the moments [N, 12]."""
-    moments = workspace.take("blend.moments", (params.count, MOMENTS)).zero_()
+    moments = workspace.take("blend.moments", (params.count, MOMENTS))
+    program_for(moments.device).clear(moments)
     assign(
         params, grad_out_channels=grad_channels, moments=moments, statistics=int(statistics),
         skip=tiles.counters[3:],

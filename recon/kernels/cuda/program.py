@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import os
 import threading
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from recon.errors import ReconError
 from recon.kernels.cuda.sources import Kernel, kernels, struct_of, units_with
+
+if TYPE_CHECKING:
+    from recon.kernels.cuda.sequence import Sequence
+
+_WORD_BYTES = 4
+_WORDS_PER_BLOCK = 1024
 
 
 class Program(ABC):
@@ -37,6 +45,19 @@ class Program(ABC):
         if blocks > 0:
             self.start(kernels()[name], blocks, params)
 
+    def clear(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Queues setting a tensor of whole words to zero, and returns it."""
+        words = tensor.numel() * tensor.element_size() // _WORD_BYTES
+        assert words * _WORD_BYTES == tensor.numel() * tensor.element_size()
+        params = params_of("ClearParams", words=tensor, count=words)
+        self.launch_blocks("clear_words", -(-words // _WORDS_PER_BLOCK), params)
+        return tensor
+
+    def replay(self, sequence: Sequence) -> None:
+        """Queues recorded launches with the parameters that they have now."""
+        for launch in sequence.launches:
+            self.start(launch.kernel, launch.blocks, launch.params)
+
 
 def params_of(name: str, **fields: Any) -> Any:
     """Returns a struct with these fields set; tensors become their addresses, and None a null pointer."""
@@ -55,6 +76,14 @@ def assign(params: Any, **fields: Any) -> None:
 
 
 _programs: dict[str, Program] = {}
+_recording = threading.local()
+
+
+def set_recorder(recorder: Program | None) -> Program | None:
+    """Lets `recorder` take this thread's launches on every device; None undoes it.  Returns who took them before."""
+    before = getattr(_recording, "recorder", None)
+    _recording.recorder = recorder
+    return before
 
 
 def program_for(device: torch.device) -> Program:
@@ -63,6 +92,9 @@ def program_for(device: torch.device) -> Program:
     Raises:
         ReconError: no GPU.
     """
+    recorder: Program | None = getattr(_recording, "recorder", None)
+    if recorder is not None:
+        return recorder
     key = _key(device)
     if key not in _programs:
         if device.type != "cuda":
@@ -119,17 +151,42 @@ class CudaProgram(Program):
         self._functions: dict[str, Any] = {}
         self._modules: list[Any] = []
         self._loading = threading.Lock()
+        self.graphs = os.environ.get("RECON_CUDA_GRAPHS", "1") != "0"
+        """Whether sequences are replayed as graphs; where the driver refuses one, they no longer are."""
 
     def start(self, kernel: Kernel, blocks: int, params: ctypes.Structure) -> None:
         if torch.cuda.current_device() != self._device.index:
             torch.cuda.set_device(self._device)
         # The driver copies what the pointers point to before it returns.
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))
-        stream = torch.cuda.current_stream(self._device).cuda_stream
         outcome = _driver().cuLaunchKernel(
-            self.function(kernel), blocks, 1, 1, kernel.threads, 1, 1, 0, stream, ctypes.addressof(pointers), 0
+            self.function(kernel), blocks, 1, 1, kernel.threads, 1, 1, 0, self._stream(), ctypes.addressof(pointers), 0
         )
         _checked(outcome, f"launching the kernel {kernel.name}")
+
+    def replay(self, sequence: Sequence) -> None:
+        if torch.cuda.current_device() != self._device.index:
+            torch.cuda.set_device(self._device)
+        if self.graphs and sequence.prepared is None:
+            sequence.prepared = self._graph_of(sequence)
+        if sequence.prepared is None:
+            super().replay(sequence)
+            return
+        sequence.prepared.replay(self._stream())
+
+    def _graph_of(self, sequence: Sequence) -> Any:
+        from recon.kernels.cuda.graph import Graph
+
+        try:
+            return Graph(_driver(), _checked, sequence, self.function)
+        except (ReconError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+            # Bindings or a driver that know no graphs as we do: slower, and right all the same.
+            logging.getLogger(__name__).warning("CUDA graphs are not used: %s", error)
+            self.graphs = False
+            return None
+
+    def _stream(self) -> Any:
+        return torch.cuda.current_stream(self._device).cuda_stream
 
     def function(self, kernel: Kernel) -> Any:
         """Returns the driver's handle of a kernel.

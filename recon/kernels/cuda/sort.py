@@ -36,7 +36,7 @@ def sort_pairs(
         return pairs
     tiles = -(-capacity // _TILE)
     words = 4 * _DIGITS + passes * (tiles * _DIGITS + 1)
-    scratch = workspace.take(f"{name}.sort", (words,), torch.int32).zero_()
+    scratch = program.clear(workspace.take(f"{name}.sort", (words,), torch.int32))
     other = tuple(workspace.take(f"{name}.other {what}", (capacity,), torch.int32) for what in ("keys", "values"))
     histograms, status, tickets = scratch[: 4 * _DIGITS], scratch[4 * _DIGITS :], scratch[words - passes :]
     params = params_of("SortParams", keys_in=pairs[0], count=count, histograms=histograms, passes=passes)

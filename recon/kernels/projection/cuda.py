@@ -27,21 +27,28 @@ def fill_projection(
         tensor = getattr(splats, name)
         assert tensor.dtype == torch.float32, f"{name} is {tensor.dtype}"
         assign(params, **{name: tensor.detach()})
-    assert cam_from_world.shape == (4, 4)
-    assert cam_from_world.dtype == torch.float32
     assert cam_from_world.device == splats.device, "the pose is elsewhere than the splats"
+    fill_view(params, cam_from_world, camera)
     assign(
         params,
-        cam_from_world=cam_from_world.detach(),
         count=len(splats),
         sh_bases=splats.sh.shape[1],
         sh_degree=options.sh_degree,
-        fx=camera.fx, fy=camera.fy, cx=camera.cx, cy=camera.cy, width=camera.width, height=camera.height,
         near_plane=options.near,
         far_plane=options.far,
         blur_px2=options.blur_px2,
         alpha_cutoff=options.alpha_cutoff,
         antialiased=int(options.antialiased),
+    )
+
+
+def fill_view(params: Any, cam_from_world: torch.Tensor, camera: Camera) -> None:
+    """Sets the pose and the camera of a `ProjectionParams`."""
+    assert cam_from_world.shape == (4, 4)
+    assert cam_from_world.dtype == torch.float32
+    assign(
+        params, cam_from_world=cam_from_world.detach(), fx=camera.fx, fy=camera.fy, cx=camera.cx, cy=camera.cy,
+        width=camera.width, height=camera.height,
     )  # fmt: skip
 
 
@@ -80,31 +87,34 @@ def project_backward_cuda(
     assign(inner, **{f"grad_{name}": getattr(out, name) for name in _STORED})
     pose = None
     if out.cam_from_world is not None:
-        pose, partial = start_pose(params, inner, count, splats.device)
+        pose = start_pose(params, inner, count, workspace := Workspace(splats.device))
     program.launch("project_backward", count, params)
     if pose is not None and out.cam_from_world is not None:
         out.cam_from_world.copy_(finish_pose(params, pose))
-        del partial
+        del workspace
     return out
 
 
-def start_pose(params: Any, projection: Any, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lets a kernel sum the pose's gradient; returns where it comes to stand, and scratch that must live as long."""
-    pose = torch.zeros(4, 4, dtype=torch.float64, device=device)
-    partial = torch.zeros(max(-(-count // _BACKWARD_THREADS), 1), _POSE_SUMS, dtype=torch.float64, device=device)
+def start_pose(params: Any, projection: Any, count: int, workspace: Workspace) -> torch.Tensor:
+    """Lets a kernel sum the pose's gradient; returns where it comes to stand, [4, 4] float64 of the workspace."""
+    pose = workspace.take("pose gradient", (4, 4), torch.float64)
+    partial = workspace.take("pose sums", (max(-(-count // _BACKWARD_THREADS), 1), _POSE_SUMS), torch.float64)
+    program = program_for(pose.device)
+    program.clear(pose)
+    program.clear(partial)
     assign(params, pose_partial=partial)
     assign(projection, grad_cam_from_world=pose)
-    return pose, partial
+    return pose
 
 
 def finish_pose(params: Any, pose: torch.Tensor) -> torch.Tensor:
-    """Returns the pose's gradient [4, 4] float32 after the kernel of `start_pose` was queued."""
+    """Returns the pose's gradient [4, 4] float64 after the kernel of `start_pose` was queued."""
     projection = params.projection if hasattr(params, "projection") else params.update.projection
     launch = params_of("ProjectionLaunch", pose_partial=params.pose_partial)
     launch.projection = projection
     launch.pose_blocks = -(-projection.count // _BACKWARD_THREADS)
     program_for(pose.device).launch_blocks("finish_pose_gradient", 1, launch)
-    return pose.to(torch.float32)
+    return pose
 
 
 def project_cuda(splats: Splats, cam_from_world: torch.Tensor, camera: Camera, options: ProjectionOptions) -> Projected:

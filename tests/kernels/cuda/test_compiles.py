@@ -129,7 +129,7 @@ def test_splats_compile_nothing_of_other_methods() -> None:
     of_splats = sources.units_with("kernels/blend/cuda.cu")
     assert {Path(unit).parent.name for unit in of_splats} == {"projection", "binning", "blend", "ssim", "update"}
     assert "kernels/tsdf/cuda.cu" not in of_splats
-    assert sources.units_with("kernels/cuda/sort.cu") == ("kernels/cuda/sort.cu",)
+    assert sources.units_with("kernels/cuda/sort.cu") == ("kernels/cuda/clear.cu", "kernels/cuda/sort.cu")
 
 
 def test_a_source_depends_on_what_it_includes_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
