@@ -19,6 +19,7 @@ void bind_ssim(nb::module_& m);
 void bind_projection(nb::module_& m);
 void bind_rearrange(nb::module_& m);
 void bind_raycast(nb::module_& m);
+void bind_ray_march(nb::module_& m);
 void bind_tsdf(nb::module_& m);
 void bind_marching_cubes(nb::module_& m);
 void bind_triangles(nb::module_& m);
@@ -57,6 +58,7 @@ NB_MODULE(RECON_MODULE, m) {
     recon::bind_projection(m);
     recon::bind_rearrange(m);
     recon::bind_raycast(m);
+    recon::bind_ray_march(m);
     recon::bind_tsdf(m);
     recon::bind_marching_cubes(m);
     recon::bind_triangles(m);

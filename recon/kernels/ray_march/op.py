@@ -13,16 +13,22 @@ Barron et al., "Mip-NeRF 360", 2022.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from recon.errors import ReconError
 from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.checks import check_tensor
+from recon.kernels.native import native
 from recon.kernels.occupancy.op import OccupancyGrid
 from recon.kernels.ray_march.types import MarchOptions, RaySamples, Space
 from recon.kernels.workspace import Workspace
 
 __all__ = ["MarchOptions", "RaySamples", "Space", "march", "march_backward", "march_into"]
+
+_MOST_LANES = 16
+_FARTHEST = 1e20
 
 
 def march(
@@ -72,11 +78,59 @@ def march_into(
 
     rays = origins.shape[0] if origins.ndim else 0
     origins, directions = _checked_rays("march", origins, directions, rays)
-    for name, given in (("jitter", jitter), ("starts", starts)):
-        if given is not None:
-            check_tensor("march", name, given, (rays,))
-    resolve_backend(backend, origins.device, ("reference",))
-    return march_reference(origins, directions, space, occupancy, options, jitter, starts)
+    jitter, starts = (
+        None if given is None else check_tensor("march", name, given.detach(), (rays,))
+        for name, given in (("jitter", jitter), ("starts", starts))
+    )
+    resolved = resolve_backend(backend, origins.device, ("cpu", "reference"))
+    if resolved == "reference":
+        return march_reference(origins, directions, space, occupancy, options, jitter, starts)
+    return _march_cpu(origins, directions, space, occupancy, options, workspace, jitter, starts)
+
+
+def _march_cpu(
+    origins: torch.Tensor,
+    directions: torch.Tensor,
+    space: Space,
+    occupancy: OccupancyGrid,
+    options: MarchOptions,
+    workspace: Workspace,
+    jitter: torch.Tensor | None,
+    starts: torch.Tensor | None,
+) -> RaySamples:
+    rays, module = len(origins), native()
+    params, take = module.MarchParams(), workspace.take
+    params.origins, params.directions = origins.data_ptr(), directions.data_ptr()
+    if jitter is not None:
+        params.jitter = jitter.data_ptr()
+    if starts is not None:
+        params.starts = starts.data_ptr()
+    bits = occupancy.bits if occupancy.bits.data_ptr() % 4 == 0 else occupancy.bits.clone()
+    params.bits, params.resolution = bits.data_ptr(), occupancy.resolution
+    params.rays, params.max_total, params.max_samples = rays, options.max_total, options.max_samples
+    params.step, params.near, params.far = options.step, options.near, min(options.far, _FARTHEST)
+    _assign_space(params, space)
+    threads = module.max_threads()
+    # Of the rows, which are never cleared, the system provides what is written to.
+    row = options.max_total + options.max_samples + _MOST_LANES
+    offsets, ends = take("march.offsets", (rays + 1,), torch.int32), take("march.ends", (rays,))
+    params.arena = take("march.arena", (threads, row)).data_ptr()
+    params.places = take("march.places", (rays,), torch.int64).data_ptr()
+    params.offsets, params.ends, params.arena_row, params.threads = offsets.data_ptr(), ends.data_ptr(), row, threads
+    module.march_count(params)
+    total, served = params.total, params.served
+    positions = take("march.positions", (total, 3))
+    distances, lengths = take("march.distances", (total,)), take("march.lengths", (total,))
+    ray_of = take("march.ray of", (total,), torch.int32)
+    params.positions, params.distances = positions.data_ptr(), distances.data_ptr()
+    params.lengths, params.ray_of = lengths.data_ptr(), ray_of.data_ptr()
+    module.march_place(params)
+    return RaySamples(positions, distances, lengths, offsets, ray_of, ends, None if served == rays else served)
+
+
+def _assign_space(params: Any, space: Space) -> None:
+    params.center_x, params.center_y, params.center_z = space.center
+    params.half_size, params.contracted = space.half_size, int(space.contracted)
 
 
 def march_backward(
@@ -103,8 +157,19 @@ def march_backward(
     origins, directions = _checked_rays("march_backward", origins, directions, len(samples.offsets) - 1)
     shape = (len(samples.distances), 3)
     position_gradient = check_tensor("march_backward", "position_gradient", position_gradient, shape)
-    resolve_backend(backend, origins.device, ("reference",))
-    return march_backward_reference(samples, origins, directions, space, position_gradient)
+    resolved = resolve_backend(backend, origins.device, ("cpu", "reference"))
+    if resolved == "reference":
+        return march_backward_reference(samples, origins, directions, space, position_gradient)
+    gradients = torch.empty_like(origins), torch.empty_like(origins)
+    module = native()
+    params = module.MarchBackwardParams()
+    params.origins, params.directions = origins.data_ptr(), directions.data_ptr()
+    params.distances, params.offsets = samples.distances.data_ptr(), samples.offsets.data_ptr()
+    params.position_gradient, params.rays = position_gradient.data_ptr(), len(origins)
+    params.origin_gradient, params.direction_gradient = gradients[0].data_ptr(), gradients[1].data_ptr()
+    _assign_space(params, space)
+    module.march_backward(params)
+    return gradients
 
 
 def _checked_rays(

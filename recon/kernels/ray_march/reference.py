@@ -129,7 +129,7 @@ def march_reference(
     here = lattice.distance((last + 0.5 + jitter)[:, None])[:, 0]
     ends = torch.where(more, here, torch.inf)
     if served < rays:
-        ends[served:] = torch.where(counts > 0, starts.clamp_min(options.near), torch.inf)[served:]
+        ends[served:] = torch.where(starts.isfinite(), starts.clamp_min(options.near), torch.inf)[served:]
         counts = torch.where(torch.arange(rays, device=counts.device) < served, counts, 0)
     offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
     positions = space.to_unit(origins[ray_of] + distances[:, None] * directions[ray_of]).clamp(0, 1)
@@ -151,6 +151,8 @@ def _occupied_points(
         k = first[:, None] + torch.arange(begin, min(begin + portion, longest), device=first.device)
         t = lattice.distance(k + jitter[:, None])
         points = space.to_unit(origins[:, None] + t[..., None] * directions[:, None])
+        if space.contracted:  # nothing is outside, were it not for rounding
+            points = points.clamp(0, 1 - torch.finfo(points.dtype).eps)
         occupied = occupancy.contains(points) & (k < (first + steps)[:, None])
         row, column = occupied.nonzero(as_tuple=True)
         rows.append(row)
