@@ -35,7 +35,7 @@ _PUBLIC = {
     "run_pipeline": "recon.cli.pipeline",
     "train": "recon.methods",
     "undistorted_camera": "recon.views",
-    "view": "recon.viewers",
+    "view": "recon.cli.view",
     "write_mesh": "recon.formats.mesh_files",
     "write_splat_ply": "recon.formats.splat_ply",
     "write_splats": "recon.formats.splat_files",

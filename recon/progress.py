@@ -11,6 +11,20 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+LOG_NAMES = ("step", "seconds", "loss", "held_out_psnr_db")
+"""Numbers of a training's log that every method has; the others are of the method's own."""
+
+
+def label_of(name: str) -> str:
+    """Returns what people read for the name of a number: "occupied_cells" is "Occupied cells"."""
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def shown_number(value: float) -> str:
+    """Returns a number of any kind as people read it: counts with commas, others to four digits."""
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:.4g}"
+
 
 class Stage(Protocol):
     """One piece of work under way."""

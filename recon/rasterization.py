@@ -21,7 +21,7 @@ from recon.kernels.binning.op import ALPHA_CUTOFF, bin_tiles
 from recon.kernels.blend.op import BlendStatistics, DepthPlanes, blend
 from recon.kernels.projection.op import Projected, ProjectionOptions, project
 from recon.painting import PaintOptions, SplatPainter, depth_slopes, facing_normals, never
-from recon.render import RenderOptions, RenderOutput
+from recon.render import Renderer, RenderOptions, RenderOutput
 from recon.splats import Splats
 
 if TYPE_CHECKING:
@@ -160,6 +160,12 @@ class SplatRenderer:
             features=options.features,
         )
         return rasterize(self.splats, camera, rasterize_options, backend=self._backend).output
+
+    def surface_renderer(self) -> Renderer | None:
+        """Returns a renderer of where rays meet the splats that stop them (`recon.render.SurfaceSource`); CPU only."""
+        from recon.surface.splat_depth import SplatSurfaceRenderer, has_surface_depth
+
+        return SplatSurfaceRenderer(self) if has_surface_depth(self) else None
 
     @torch.no_grad()
     def paint(

@@ -2,7 +2,7 @@
 """What every renderer takes and gives.
 
 Splats, radiance fields and meshes implement `Renderer`; viewers, evaluation, surface extraction and films know
-nothing else of a method.
+nothing else of a method.  A renderer that knows more of its surface says so by `SurfaceSource` or `DensitySource`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,34 @@ class RenderOutput:
 
 @runtime_checkable
 class Renderer(Protocol):
-    """Anything that can be looked at."""
+    """Anything that can be looked at.  Several threads may ask for pictures; a renderer lets them take turns."""
 
     def render(self, camera: Camera, options: RenderOptions) -> RenderOutput:
-        """Renders the view of a PINHOLE camera without gradients."""
+        """Renders the view of a PINHOLE camera without gradients.
+
+        What was asked for and cannot be given is None.  The principal point may lie outside of the picture, which then
+        is a part of a larger one.
+        """
+
+
+@runtime_checkable
+class SurfaceSource(Protocol):
+    """What a renderer also is whose surface lies elsewhere than where half of the light is stopped."""
+
+    def surface_renderer(self) -> Renderer | None:
+        """Returns a renderer whose `median_depth` is that of the surface; None where it cannot tell better."""
+
+
+@runtime_checkable
+class DensitySource(Protocol):
+    """What a renderer also is that shows a density: how strongly light is stopped at each point of the world."""
+
+    @property
+    def density_bounds(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Low and high corner, in the world, of a box that holds all that is worth meshing."""
+
+    def density(self, points: torch.Tensor) -> torch.Tensor:
+        """Returns the density [N] in 1 / world unit at points [N, 3] of the world, on the renderer's device.
+
+        A path of length d through the density σ lets the part exp(-σ d) of the light through.
+        """

@@ -131,7 +131,12 @@ def _open(settings: FormatSettings) -> _Scene:
 
     run = load_run(path / "run" if (path / "run" / "config.json").is_file() else path)
     if run.splats is None:
-        raise ReconError(f"measuring {path}", "its method has no splats", "a run of splats, or a splat file")
+        raise ReconError(
+            f"measuring {path}",
+            f"the method {run.method.name} makes no splats",
+            "a run of splats, or a splat file",
+            "recon bench render measures any run",
+        )
     frames = sorted(run.scene.frames, key=lambda frame: frame.name)
     cameras = [undistorted_camera(frame.camera).fitted(settings.long_side) for frame in frames]
     known = [camera for index, camera in enumerate(cameras) if index % EVERY]

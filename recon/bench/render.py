@@ -16,8 +16,26 @@ from recon.progress import SILENT, Progress
 if TYPE_CHECKING:
     from recon.bench.scenes import BenchScene
     from recon.cameras import Camera
+    from recon.render import Renderer
 
 _ROUNDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class RenderSource:
+    """What is rendered: a renderer of any method and the cameras; `gaussians` is None where it has none."""
+
+    name: str
+    renderer: Renderer
+    cameras: Sequence[Camera]
+    gaussians: int | None = None
+
+    @staticmethod
+    def of_splats(scene: BenchScene, cameras: Sequence[Camera] = ()) -> RenderSource:
+        """Returns the splats of a scene, seen from its own camera where there are no others."""
+        from recon.rasterization import SplatRenderer
+
+        return RenderSource(scene.name, SplatRenderer(scene.splats), cameras or [scene.camera], len(scene.splats))
 
 
 @dataclass(frozen=True)
@@ -42,38 +60,37 @@ class RenderSettings:
 def measure_rendering(settings: RenderSettings, progress: Progress = SILENT) -> list[Entry]:
     """Renders; returns pictures a second for each number of threads.
 
-    The median is over all pictures.  Facts: `threads`, `gaussians`, `pixels`, `views`, `cpu_s` for each picture,
-    `slowest_view_s` the median time of the slowest view.
+    The median is over all pictures.  Facts: `threads`, `gaussians` (None where there are none), `pixels`, `views`,
+    `cpu_s` for each picture, `slowest_view_s` the median time of the slowest view.
 
     Raises:
         ReconError: the source cannot be opened.
     """
     from recon.bench import stages
-    from recon.rasterization import SplatRenderer
     from recon.render import RenderOptions
 
-    scene, cameras = open_source(settings)
-    renderer, options = SplatRenderer(scene.splats), RenderOptions()
+    source, options = open_source(settings), RenderOptions()
+    cameras = source.cameras
     samples = {threads: [Samples() for _ in cameras] for threads in settings.threads}
     with progress.stage("rendering", settings.repeats * len(settings.threads), "rounds") as bar:
 
         def once(threads: int, keep: bool) -> None:
             for view, camera in enumerate(cameras):
                 kept = samples[threads][view] if keep else Samples()
-                kept.time(lambda: renderer.render(camera, options))  # noqa: B023
+                kept.time(lambda: source.renderer.render(camera, options))  # noqa: B023
             bar.advance(keep)
 
         stages.alternate(settings.threads, settings.repeats, once)
-    where = f"{scene.name} · {settings.size[0]}×{settings.size[1]}"
-    return [_entry(where, scene, cameras, threads, views) for threads, views in samples.items()]
+    where = f"{source.name} · {settings.size[0]}×{settings.size[1]}"
+    return [_entry(where, source, threads, views) for threads, views in samples.items()]
 
 
-def _entry(where: str, scene: BenchScene, cameras: Sequence[Camera], threads: int, views: Sequence[Samples]) -> Entry:
+def _entry(where: str, source: RenderSource, threads: int, views: Sequence[Samples]) -> Entry:
     facts: dict[str, Any] = {
         "threads": threads,
-        "gaussians": len(scene.splats),
-        "pixels": cameras[0].width * cameras[0].height,
-        "views": len(cameras),
+        "gaussians": source.gaussians,
+        "pixels": source.cameras[0].width * source.cameras[0].height,
+        "views": len(source.cameras),
         "cpu_s": statistics.median(seconds for view in views for seconds in view.cpu),
         "slowest_view_s": max(statistics.median(view.wall) for view in views),
     }
@@ -82,27 +99,19 @@ def _entry(where: str, scene: BenchScene, cameras: Sequence[Camera], threads: in
     return Entry.of(name, rates, unit="pictures/s", better="higher", facts=facts)
 
 
-def open_source(settings: RenderSettings) -> tuple[BenchScene, list[Camera]]:
-    """Returns the splats and the cameras to render.
+def open_source(settings: RenderSettings) -> RenderSource:
+    """Returns what to render.
 
     Raises:
         ReconError: neither a run, nor a splat file, nor a number.
     """
-    from recon.bench.scenes import fitted_camera, random_scene, scene_of_ply, scene_of_run
+    from recon.bench.scenes import random_scene, scene_of_ply
 
     path = Path(settings.source)
     if path.is_dir():
-        from recon.methods import load_run
-        from recon.views import undistorted_camera
-
-        scene = scene_of_run(path, settings.size)
-        run = load_run(path / "run" if (path / "run" / "config.json").is_file() else path)
-        frames = sorted(run.scene.frames, key=lambda frame: frame.name)
-        chosen = frames[:: max(1, len(frames) // max(settings.views, 1))][: max(settings.views, 1)]
-        return scene, [fitted_camera(undistorted_camera(frame.camera), settings.size) for frame in chosen]
+        return _source_of_run(path, settings)
     if path.is_file():
-        scene = scene_of_ply(path, settings.size)
-        return scene, [scene.camera]
+        return RenderSource.of_splats(scene_of_ply(path, settings.size))
     try:
         count = parse_counts(settings.source, "reading what to render")[0]
     except ReconError as error:
@@ -111,8 +120,23 @@ def open_source(settings: RenderSettings) -> tuple[BenchScene, list[Camera]]:
             "there is no such file or folder",
             "a run, a splat PLY, or a number of random Gaussians such as 1m",
         ) from error
-    scene = random_scene(count, settings.size)
-    return scene, [scene.camera]
+    return RenderSource.of_splats(random_scene(count, settings.size))
+
+
+def _source_of_run(path: Path, settings: RenderSettings) -> RenderSource:
+    """Returns a run of any method, seen from cameras spread over its photographs."""
+    from recon.bench.scenes import fitted_camera, scene_of_run
+    from recon.methods import load_run
+    from recon.views import undistorted_camera
+
+    run = load_run(path / "run" if (path / "run" / "config.json").is_file() else path)
+    frames = sorted(run.scene.frames, key=lambda frame: frame.name)
+    chosen = frames[:: max(1, len(frames) // max(settings.views, 1))][: max(settings.views, 1)]
+    cameras = [fitted_camera(undistorted_camera(frame.camera), settings.size) for frame in chosen]
+    if run.splats is not None:
+        return RenderSource.of_splats(scene_of_run(path, settings.size), cameras)
+    name = path.resolve().name if path.resolve().name != "run" else path.resolve().parent.name
+    return RenderSource(name, run.renderer, cameras)
 
 
 def table_rows(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
@@ -121,7 +145,7 @@ def table_rows(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             str(entry.facts["threads"]),
-            short_count(entry.facts["gaussians"]),
+            "" if entry.facts["gaussians"] is None else short_count(entry.facts["gaussians"]),
             str(entry.facts["views"]),
             f"{entry.median:.2f}",
             f"{entry.low:.2f}",

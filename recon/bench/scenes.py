@@ -158,7 +158,12 @@ def scene_of_run(path: Path, size: tuple[int, int] | None = None) -> BenchScene:
     run = load_run(path / "run" if (path / "run" / "config.json").is_file() else path)
     splats = run.splats
     if splats is None:
-        raise ReconError(f"opening the run {path}", f"the method {run.method.name} has no splats", "a run of splats")
+        raise ReconError(
+            f"opening the run {path}",
+            f"the method {run.method.name} makes no splats",
+            "a run of splats",
+            "recon bench render measures any run",
+        )
     camera = middle_camera(run.scene, run.long_side)
     if size is not None:
         camera = fitted_camera(camera, size)

@@ -43,11 +43,12 @@ class TrainSettings:
         scene: the scene's folder.
         targets: PSNR in dB that are to be reached.
         seeds: how many runs for each budget.
-        preset: of the splat method.
+        preset: of the method.
         budgets: steps to try, in increasing order.
         options: further options of `recon train`, as typed.
         cached: whether undistorted photographs of earlier runs may be used.
         most_seconds: no larger budget is tried after a run that took longer.
+        method: what is trained.
     """
 
     scene: Path
@@ -58,13 +59,15 @@ class TrainSettings:
     options: str = ""
     cached: bool = False
     most_seconds: float = 900.0
+    method: str = "splat"
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run: its budget and seed, wall and processor seconds of the whole process, scores, Gaussians.
+    """One run: its budget and seed, wall and processor seconds of the whole process, scores.
 
     Attributes:
+        gaussians: how many there are in the end; 0 where the method makes none.
         training_s: seconds of the steps alone, of `seconds`.
         step_ms: mean milliseconds a step of each window of steps, in order.
         peak_bytes: the most memory that the process held.
@@ -129,7 +132,7 @@ def train_once(scene: Path, out: Path, steps: int, seed: int, settings: TrainSet
     # -P: the same recon as in this process, not one whose sources lie in the working directory.
     command = [sys.executable, "-P", "-m", "recon.cli.main", "train", str(scene), "--out", str(out)]
     command += ["--replace", "--json"]
-    command += ["--preset", settings.preset, "--steps", str(steps), "--seed", str(seed)]
+    command += ["--method", settings.method, "--preset", settings.preset, "--steps", str(steps), "--seed", str(seed)]
     # Scoring on the way would be timed; windows of the log become the statistics of steps.
     command += ["--evaluate-every", "0", "--log-every", str(_LOG_EVERY), *shlex.split(settings.options)]
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as told:

@@ -66,6 +66,8 @@ class Train(MeasureOptions):
     """Held-out PSNR in dB to reach, as in 26.0,29.0; by default all budgets are tried."""
     seeds: int = 3
     """Runs of each budget; the figures are medians."""
+    method: str = "splat"
+    """What to train."""
     preset: str = "normal"
     """Preset of the method."""
     budgets: str = ""
@@ -222,6 +224,7 @@ def _train(options: Train, progress: Progress) -> Outcome:
         scene=options.scene,
         targets=tuple(parse_numbers(options.target_psnr, doing)) if options.target_psnr else (),
         seeds=options.seeds,
+        method=options.method,
         preset=options.preset,
         budgets=tuple(sorted(parse_counts(options.budgets, doing))) if options.budgets else BUDGETS,
         options=options.options,

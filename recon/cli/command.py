@@ -21,6 +21,17 @@ class CommonOptions:
     """Print the report as one JSON object on standard output (progress stays on standard error)."""
 
 
+def given_option(words: Sequence[str], option: str) -> str:
+    """Returns the value of an option among a command's words, before they are parsed; empty where it is not given."""
+    value = ""
+    for index, word in enumerate(words):
+        if word == option and index + 1 < len(words):
+            value = words[index + 1]
+        elif word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+    return value
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table with a header: `rows` are as long as it, the first column is text and the others are numbers."""

@@ -26,6 +26,8 @@ class Options(CommonOptions):
     """Number of photographs."""
     width: int = 640
     """Width of a photograph in pixels; its height is three quarters of that."""
+    method: str = "splat"
+    """What to train."""
     steps: int | None = None
     """Training steps; by default what `recon train` takes."""
     seed: int = 0
@@ -51,5 +53,7 @@ def run_demo(options: Options, progress: Progress) -> tuple[PipelineReport, Path
     height = options.width * 3 // 4
     config = CaptureConfig(options.views, options.width, height, options.seed, maps=False)
     capture = make_capture(options.kind, options.out / "capture", config, progress)
-    pipeline = PipelineConfig(steps=options.steps, seed=options.seed, long_side=min(options.width, 640))
+    pipeline = PipelineConfig(
+        method=options.method, steps=options.steps, seed=options.seed, long_side=min(options.width, 640)
+    )
     return run_pipeline(capture.photos_dir, options.out, pipeline, progress), capture.root / "truth"

@@ -37,7 +37,7 @@ def load_edited_run(path: Path, edits: bool = True, progress: Progress = SILENT)
     if not found:
         return run
     if run.splats is None:
-        raise ReconError(f"applying the edits of {path}", "its method has no splats", "--no-edits, or a run of splats")
+        raise no_splats(f"applying the edits of {path}", run)
     progress.log(f"With {len(found)} edits of {run.path.name}/edits.json.")
     renderer = SplatRenderer(apply_edits(run.splats, found), backend=run.config.backend)
     # A run whose scene is gone can still be exported.
@@ -58,7 +58,17 @@ def load_edited_splats(path: Path, edits: bool = True, progress: Progress = SILE
     if is_splat_file(path):
         splats = read_splats(path, progress=progress)
         return apply_edits(splats, edits_of(path)) if edits else splats
-    found = load_edited_run(path, edits, progress).splats
-    if found is None:
-        raise ReconError(f"opening the splats of {path}", "its method has none", "a run of --method splat")
-    return found
+    run = load_edited_run(path, edits, progress)
+    if run.splats is None:
+        raise no_splats(f"opening the splats of {path}", run)
+    return run.splats
+
+
+def no_splats(doing: str, run: Run) -> ReconError:
+    """Returns what is said where a run of another method is taken for one of splats."""
+    return ReconError(
+        doing,
+        f"it was trained with --method {run.method.name}, which makes no splats",
+        "a run of splats, or a splat file",
+        f"recon mesh, render and view work on it; splats may start from it: recon train SCENE --init {run.path}",
+    )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from recon.cli.console import duration
 from recon.errors import ReconError
-from recon.progress import Progress
+from recon.progress import Progress, label_of, shown_number
 
 if TYPE_CHECKING:
     from recon.cli.pipeline import PipelineReport
@@ -28,6 +28,7 @@ def write_page(report: PipelineReport, progress: Progress) -> None:
     """Writes `report.page` from the results on disk."""
     from recon import __version__
     from recon.cli.edited import load_edited_run
+    from recon.cli.train import method_numbers
     from recon.methods import load_run
     from recon.scene import held_out_names
     from recon.viewers.summary.page import SummaryData, ViewScore, write_summary_page
@@ -44,6 +45,8 @@ def write_page(report: PipelineReport, progress: Progress) -> None:
             facts=[
                 ("Photographs posed", f"{report.process['posed']} of {report.process['photos']}"),
                 ("Training", f"{report.train['step']:,} steps in {duration(report.train['seconds'])}"),
+                ("Method", run.method.summary),
+                *[(label_of(name), shown_number(n)) for name, n in method_numbers(report.train["numbers"]).items()],
                 ("Protocol of the scores", scores["protocol"]),
             ],
             scores=[ViewScore(i["name"], i["psnr_db"], i["ssim"], i["lpips"]) for i in scores["images"]],
@@ -73,8 +76,9 @@ def _highlights(report: PipelineReport) -> list[tuple[str, str]]:
         (f"{report.process['posed']} / {report.process['photos']}", "photographs posed"),
         (f"{report.eval['psnr_db']:.2f} dB", "held-out PSNR"),
         (f"{report.eval['ssim']:.3f}", "held-out SSIM"),
-        (f"{report.export['splats']:,}", "Gaussians"),
     ]
+    if report.export is not None:
+        highlights.append((f"{report.export['splats']:,}", "Gaussians"))
     if report.mesh is not None:
         highlights.append((f"{report.mesh['faces']:,}", "triangles"))
     return highlights
@@ -155,8 +159,9 @@ def _files(report: PipelineReport) -> list[PageFile]:
     found = [
         ("scene", "posed photographs as a COLMAP project, with their report"),
         ("run", "configuration, checkpoints, metrics and scores"),
-        ("splats.ply", "Gaussian splats for other programs (up is -Y)"),
     ]
+    if report.export is not None:
+        found.append(("splats.ply", "Gaussian splats for other programs (up is -Y)"))
     if report.mesh is not None:
         name = Path(report.mesh["path"]).name
         up = "+Y" if name.endswith((".glb", ".obj")) else "+Z"

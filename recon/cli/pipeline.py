@@ -12,21 +12,24 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from recon.cli.stages import StageBook, locked
 from recon.errors import ReconError
 from recon.files import ensure_output_directory, fingerprint, remove_leftovers
-from recon.methods import SplatConfig
+from recon.methods.config import TrainConfig
 from recon.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from recon.methods import TrainConfig
+    from recon.methods import Method
     from recon.process import ProcessReport
 
 MeshSuffix = Literal["glb", "obj", "ply", "stl"]
+
+SPLATS = "splats.ply"
+"""What a method exports whose result is Gaussian splats; see `recon.methods.method.Method.exports`."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,20 @@ class PipelineConfig:
     """Frames to take from a video; by default two per second, within limits."""
     method: str = "splat"
     """What to train."""
-    preset: Annotated[str, tyro.conf.arg(help=SplatConfig.presets_help())] = "normal"
-    """Which of the method's presets the options below start from."""
+    preset: tyro.conf.Suppress[str] = "normal"
+    """Which of the method's presets training starts from, unless `train` is given."""
+    train: tyro.conf.Suppress[TrainConfig | None] = None
+    """All options of training, in Python; they say which method, too."""
     steps: int | None = None
-    """Training steps."""
-    max_gaussians: int | None = None
-    """Most Gaussians of the splat method."""
+    """Training steps; as --train.steps."""
     long_side: int | None = None
-    """Training resolution: longer side of the photographs in pixels."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    backend: Literal["auto", "cpu", "cuda", "gsplat", "reference"] = "auto"
-    """Which implementation of the kernels."""
-    seed: int = 0
-    """Seed of every random choice."""
+    """Training resolution: longer side of the photographs in pixels; as --train.long-side."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where to train; as --train.device."""
+    backend: Literal["auto", "cpu", "cuda", "gsplat", "reference"] | None = None
+    """Which implementation of the kernels; as --train.backend."""
+    seed: int | None = None
+    """Seed of every random choice, 0 by default."""
     mesh: bool = True
     """Whether to make a mesh."""
     mesh_format: MeshSuffix = "glb"
@@ -65,7 +68,9 @@ class PipelineConfig:
 
 @dataclass(frozen=True)
 class PipelineReport:
-    """What came out, each stage's report as plain values; `mesh` is None where none was asked for.
+    """What came out, each stage's report as plain values.
+
+    `mesh` is None where none was asked for, `export` where the method makes no splats.
 
     Attributes:
         out: the output folder.
@@ -80,7 +85,7 @@ class PipelineReport:
     train: dict[str, Any]
     eval: dict[str, Any]
     mesh: dict[str, Any] | None
-    export: dict[str, Any]
+    export: dict[str, Any] | None
     page: Path
     attention: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
@@ -93,7 +98,7 @@ def run_pipeline(
 
     Args:
         source: a folder of photographs, a video, or posed photographs (a COLMAP project, transforms.json).
-        out: the output folder; holds scene/, run/, mesh.*, splats.ply and index.html.
+        out: the output folder; holds scene/, run/, mesh.*, splats.ply where the method makes splats, and index.html.
         config: options.
         progress: told about every stage.
 
@@ -113,6 +118,10 @@ class _Pipeline:
     """One call of the pipeline."""
 
     def __init__(self, source: Path, out: Path, config: PipelineConfig, progress: Progress) -> None:
+        from recon.methods import get_method
+        from recon.methods.registry import method_of
+
+        self.method: Method = get_method(config.method) if config.train is None else method_of(config.train)
         self.source, self.out, self.config, self.progress = source, out, config, progress
         self.book = StageBook(out)
         self.scene, self.run_path = out / "scene", out / "run"
@@ -129,7 +138,7 @@ class _Pipeline:
         train = self._timed("train", lambda: self._train(config, train_key))
         scores = self._timed("eval", lambda: self._eval(train_key))
         mesh = self._timed("mesh", lambda: self._mesh(train_key)) if self.config.mesh else None
-        export = self._timed("export", lambda: self._export(train_key))
+        export = self._timed("export", lambda: self._export(train_key)) if self._makes_splats() else None
         self.seconds["total"] = time.perf_counter() - begun
         report = PipelineReport(
             out=self.out,
@@ -153,18 +162,13 @@ class _Pipeline:
 
     def _train_config(self) -> TrainConfig:
         """Returns the method's options, before any work is done, so that a wrong one is told at once."""
-        from recon.methods import get_method
+        config = self.config.train or self.method.config_type.preset(self.config.preset)
+        names = ("steps", "long_side", "device", "backend", "seed")
+        given = {name: getattr(self.config, name) for name in names if getattr(self.config, name) is not None}
+        return replace(config, **given)
 
-        kind = get_method(self.config.method).config_type
-        given = {
-            name: getattr(self.config, name)
-            for name in ("steps", "max_gaussians", "long_side", "device", "backend", "seed")
-            if getattr(self.config, name) is not None
-        }
-        unknown = [name for name in given if name not in kind.__dataclass_fields__]
-        if unknown:
-            raise ReconError("reading the options", f"--method {self.config.method} does not have {', '.join(unknown)}")
-        return replace(kind.preset(self.config.preset), **given)
+    def _makes_splats(self) -> bool:
+        return SPLATS in self.method.exports
 
     def _process(self) -> ProcessReport:
         from recon.process import ProcessConfig, process
@@ -174,7 +178,7 @@ class _Pipeline:
             masks=self.config.masks,
             calibration=self.config.calibration,
             frames=self.config.frames or 0,
-            sfm=SfmConfig(seed=self.config.seed),
+            sfm=SfmConfig(seed=self._train_config().seed),
         )
         return process(self.source, self.scene, options, self.progress)
 
@@ -191,7 +195,7 @@ class _Pipeline:
         def work() -> dict[str, Any]:
             return asdict(train(self.scene, self.run_path, config, self.progress, existing="resume"))
 
-        outputs = ["run/config.json", "run/splats.ply"] if self.config.method == "splat" else ["run/config.json"]
+        outputs = ["run/config.json", *(f"run/{name}" for name in self.method.exports)]
         if self.book.key_of("train") not in (None, key) and self.run_path.exists():
             previous = self.out / "previous-run"
             shutil.rmtree(previous, ignore_errors=True)
@@ -225,10 +229,10 @@ class _Pipeline:
         def work() -> dict[str, Any]:
             from recon.cli.export import Options, execute
 
-            return dict(execute(Options(run=self.run_path, out=self.out / "splats.ply"), self.progress).report)
+            return dict(execute(Options(run=self.run_path, out=self.out / SPLATS), self.progress).report)
 
         key = fingerprint("export", train_key, *self._edits_key())
-        return self.book.run("export", key, ["splats.ply"], work)
+        return self.book.run("export", key, [SPLATS], work)
 
     def _edits_key(self) -> list[str]:
         """Returns what tells the edits of the run apart; empty without any, whose results stay what they were."""

@@ -6,33 +6,54 @@ Run again, it continues where it stopped and redoes only what a changed option a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
-from recon.cli.command import CommonOptions, Outcome
+from recon.cli.command import CommonOptions, Outcome, given_option
 from recon.cli.console import duration
 from recon.cli.mesh import mesh_rows
 from recon.cli.pipeline import PipelineConfig, PipelineReport, run_pipeline
-from recon.progress import Progress
+from recon.cli.train import method_numbers
+from recon.methods import get_method
+from recon.progress import Progress, label_of, shown_number
 
 
 @dataclass(frozen=True)
-class Options(CommonOptions):
-    """Options of `recon run`."""
+class RunOptions(CommonOptions):
+    """Options of `recon run` that do not depend on the method."""
 
     input: tyro.conf.Positional[Path]
     """A folder of photographs, a video, a COLMAP project, or a folder with transforms.json."""
     out: Path
-    """Output folder: scene/, run/, mesh, splats.ply and index.html."""
+    """Output folder: scene/, run/, the mesh, splats.ply where the method makes splats, and index.html."""
     config: tyro.conf.OmitArgPrefixes[PipelineConfig] = field(default_factory=PipelineConfig)
     """Options of the stages."""
 
 
-def execute(options: Options, progress: Progress) -> Outcome:
+def options_type(words: Sequence[str]) -> type:
+    """Returns the options with those of the method that the words name, as --train.OPTION."""
+    config_type: Any = get_method(given_option(words, "--method") or "splat").config_type
+    defaults = config_type.preset(given_option(words, "--preset") or "normal")
+    return make_dataclass(
+        "Options",
+        [
+            ("preset", Annotated[str, tyro.conf.arg(help=config_type.presets_help())], field(default="normal")),
+            ("train", config_type, field(default=defaults)),
+        ],
+        bases=(RunOptions,),
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def execute(options: Any, progress: Progress) -> Outcome:
     """Runs every stage that is not done yet and sums up."""
-    return outcome_of(run_pipeline(options.input, options.out, options.config, progress))
+    config = replace(options.config, preset=options.preset, train=options.train)
+    return outcome_of(run_pipeline(options.input, options.out, config, progress))
 
 
 def outcome_of(report: PipelineReport) -> Outcome:
@@ -41,13 +62,14 @@ def outcome_of(report: PipelineReport) -> Outcome:
     rows = [
         ("Photographs posed", f"{report.process['posed']} of {report.process['photos']}"),
         ("Training", f"{report.train['step']:,} steps in {duration(report.train['seconds'])}"),
-        ("Gaussians", f"{report.export['splats']:,}"),
+        *[(label_of(name), shown_number(n)) for name, n in method_numbers(report.train["numbers"]).items()],
         ("Held-out scores", f"PSNR {scores['psnr_db']:.2f} dB   SSIM {scores['ssim']:.4f}"),
     ]
     if report.mesh is not None:
         rows += mesh_rows(report.mesh)
+    if report.export is not None:
+        rows.append(("Splats", f"{out / 'splats.ply'} ({report.export['splats']:,})"))
     rows += [
-        ("Splats", str(out / "splats.ply")),
         ("Scene and its report", f"{out / 'scene'}   {out / 'scene' / 'report' / 'index.html'}"),
         ("Run", str(out / "run")),
         ("Page", str(report.page)),

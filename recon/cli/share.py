@@ -148,14 +148,14 @@ def _scene(options: Options, progress: Progress) -> SharedScene:
 
 def _loaded(options: Options, progress: Progress) -> tuple[Splats, Scene | None]:
     """Returns the splats as edited, and the scene that they were trained on where that is at hand."""
-    from recon.cli.edited import load_edited_run, load_edited_splats
+    from recon.cli.edited import load_edited_run, load_edited_splats, no_splats
     from recon.formats.splat_files import is_splat_file
 
     if options.source.is_file() or is_splat_file(options.source):
         return load_edited_splats(options.source, options.edits, progress), None
     run = load_edited_run(options.source, options.edits, progress)
     if run.splats is None:
-        raise ReconError(f"sharing {options.source}", "its method has no splats", "a run of --method splat")
+        raise no_splats(f"sharing {options.source}", run)
     try:
         return run.splats, run.scene
     except ReconError:

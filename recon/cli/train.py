@@ -6,7 +6,7 @@ Ctrl-C leaves a whole checkpoint; --resume goes on from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from recon.cli.command import CommonOptions, Grid, Outcome
+from recon.cli.command import CommonOptions, Grid, Outcome, given_option
 from recon.cli.console import duration
 from recon.errors import ReconError
 from recon.methods import get_method, train
 from recon.methods.changes import LiveConfig
 from recon.methods.profile import OFF, Profile
-from recon.progress import Progress
+from recon.progress import LOG_NAMES, Progress, label_of, shown_number
 
 if TYPE_CHECKING:
     from recon.methods import TrainReport
@@ -56,8 +56,8 @@ def options_type(words: Sequence[str]) -> type:
 
     The preset among them chooses the defaults.
     """
-    config_type: Any = get_method(_given(words, "--method") or "splat").config_type
-    defaults = config_type.preset(_given(words, "--preset") or "normal")
+    config_type: Any = get_method(given_option(words, "--method") or "splat").config_type
+    defaults = config_type.preset(given_option(words, "--preset") or "normal")
     return make_dataclass(
         "Options",
         [
@@ -71,17 +71,6 @@ def options_type(words: Sequence[str]) -> type:
     )
 
 
-def _given(words: Sequence[str], option: str) -> str:
-    """Returns the value of an option among a command's words, before they are parsed; empty where it is not given."""
-    value = ""
-    for index, word in enumerate(words):
-        if word == option and index + 1 < len(words):
-            value = words[index + 1]
-        elif word.startswith(f"{option}="):
-            value = word.partition("=")[2]
-    return value
-
-
 def execute(options: Any, progress: Progress) -> Outcome:
     """Trains and reports."""
     if options.resume and options.replace:
@@ -93,8 +82,9 @@ def execute(options: Any, progress: Progress) -> Outcome:
         if options.viewer:
             from recon.viewers import LiveViewer
 
+            makes_splats = "splats.ply" in get_method(options.method).exports
             viewer = opened.enter_context(
-                LiveViewer.for_scene(options.scene, options.host, options.port, progress, options.out)
+                LiveViewer.for_scene(options.scene, options.host, options.port, progress, options.out, makes_splats)
             )
             progress.log(f"Live view: {viewer.url}")
             hooks.append(viewer.hook(options.config.steps, options.out, LiveConfig(options.config, options.out)))
@@ -119,8 +109,12 @@ def training_rows(report: TrainReport) -> list[tuple[str, str]]:
     numbers = report.numbers
     rows = [("Run", str(report.path)), ("Status", f"{report.status} at step {report.step}")]
     rows.append(("Training time", duration(report.seconds)))
-    if numbers.get("gaussians"):
-        rows.append(("Gaussians", f"{int(numbers['gaussians'] or 0):,}"))
+    rows += [(label_of(name), shown_number(value)) for name, value in method_numbers(numbers).items()]
     if numbers.get("loss") is not None:
         rows.append(("Loss", f"{numbers['loss']:.5f}"))
     return rows
+
+
+def method_numbers(numbers: Mapping[str, float | None]) -> dict[str, float]:
+    """Returns the numbers of a training's log that are of the method's own, such as how many Gaussians there are."""
+    return {name: value for name, value in numbers.items() if name not in LOG_NAMES and value is not None}

@@ -63,7 +63,7 @@ class TrainConfig(Checked):
     """Named sets of defaults: the options that differ from the class's own, those of groups as "group.option"."""
 
     steps: int = ranged(3000, 1)
-    """Optimisation steps, one photograph each; at least 1.  Schedules stretch with it."""
+    """Optimisation steps; at least 1.  Schedules stretch with it."""
     long_side: int = ranged(480, 0)
     """Training resolution: longest side of a photograph in pixels; photographs are never enlarged.  0: as taken."""
     seed: int = ranged(0, 0, 2**31 - 1)

@@ -2,7 +2,9 @@
 """What a method is to the loop: a way to start a trainer, and a way to open what it trained.
 
 Adding one takes a folder with `config.py`, `model.py` and `train.py`, a `Method` object, and one line in the registry
-(`recon/methods/__init__.py`) or an entry point of the group `recon.methods` whose value is the object.
+(`recon/methods/registry.py`) or an entry point of the group `recon.methods` whose value is the object; CONTRIBUTING.md
+has the checklist.  What methods may share stands beside this module: options of photographs (`recon.methods.config`),
+photographs on the device (`targets`), poses and exposures (`cameras`), trained tensors (`parameter`).
 """
 
 from __future__ import annotations
@@ -62,13 +64,18 @@ class Trainer(Protocol):
     """A method under training."""
 
     def step(self, step: int, view_index: int) -> Mapping[str, float]:
-        """Makes optimisation step `step` (from 1) on `data.views[view_index]`; returns numbers for the log.
+        """Makes optimisation step `step` (from 1); returns numbers for the log.
 
-        "loss" must be among them.
+        "loss" must be among them; the others, under names of the method's own, are shown wherever numbers of a training
+        are.  `view_index` is the photograph of `data.views` whose turn it is: each comes once before any comes again.
+        A method that draws its pixels from all photographs in every step may leave it alone.
         """
 
     def snapshot(self) -> Renderer:
-        """Returns a renderer of the present state that later steps leave alone."""
+        """Returns a renderer of the present state that later steps leave alone.
+
+        Called between steps, on the training's thread; the renderer is used on others while training goes on.
+        """
 
     def state(self) -> TrainerState:
         """Returns the whole state without changing it."""
@@ -81,7 +88,7 @@ class Trainer(Protocol):
         """
 
     def export(self, folder: Path) -> None:
-        """Writes the trained result in the formats that other programs read ("splats.ply")."""
+        """Writes the trained result into the run's folder as files that other programs read: `Method.exports`."""
 
 
 @runtime_checkable
@@ -106,7 +113,9 @@ class Method:
         config_type: its configuration, a dataclass that inherits `TrainConfig`.
         check: refuses, before anything is loaded, what cannot work (memory, views) with a `ReconError`.
         start: makes a fresh trainer.
-        open: returns the renderer of a run from its checkpoint, or of its folder where no checkpoint is left.
+        open: returns the renderer of a run from its checkpoint, or of what it exported where no checkpoint is left.
+        exports: names of the files that the trainer's `export` writes; a replaced run loses them.  What is trained into
+            Gaussian splats is exported as "splats.ply", which is what the viewer and other programs look for.
     """
 
     name: str
@@ -115,3 +124,4 @@ class Method:
     check: Callable[[Scene, Any], None]
     start: Callable[[TrainingData, Any], Trainer]
     open: Callable[[Path, Any, TrainerState | None], Renderer]
+    exports: tuple[str, ...] = ()

@@ -74,7 +74,10 @@ def method_of(config: TrainConfig) -> Method:
         ReconError: no method has configurations of that class.
     """
     for name in method_names():
-        method = get_method(name)
+        try:
+            method = get_method(name)
+        except ReconError:  # Another package's method that does not load is no reason to refuse one that does.
+            continue
         if type(config) is method.config_type:
             return method
     raise ReconError(

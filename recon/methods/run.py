@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training runs: starting one, resuming one, and opening one that was trained.
 
-A run is a folder: config.json, metrics.jsonl, checkpoints/, what the method exports (splats.ply), and train.json, which
-is written last and says that all of it is there.  `evaluate` adds eval.json and pictures.
+A run is a folder: config.json, metrics.jsonl, checkpoints/, what the method exports, and train.json, which is written
+last and says that all of it is there.  `evaluate` adds eval.json and pictures.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TrainReport:
         step: steps made in all, and in this call `steps_made`.
         seconds: training time in all, without loading, scoring and waiting.
         resumed_from: the step of the checkpoint that was resumed; 0 for a fresh run.
-        numbers: the last line of the log ("loss", "gaussians", ...).
+        numbers: the last line of the log: "step", "seconds", "loss", and what else the method tells.
         held_out_psnr_db: mean PSNR of the held-out photographs by step, as far as it was scored on the way.
     """
 
@@ -224,7 +224,7 @@ def load_run(path: Path | str, scene: Scene | None = None) -> Run:
     method = get_method(document["method"])
     config = from_json(method.config_type, document["config"], f"reading {path / 'config.json'}")
     checkpoint = newest_checkpoint(path / "checkpoints")
-    if checkpoint is None and not any(path.glob("*.ply")) and not any(path.glob("*.safetensors")):
+    if checkpoint is None and not any((path / name).is_file() for name in method.exports):
         raise ReconError(
             f"opening the run {path}",
             "it holds neither a checkpoint nor an exported result",
@@ -233,6 +233,19 @@ def load_run(path: Path | str, scene: Scene | None = None) -> Run:
         )
     step = checkpoint.step if checkpoint is not None else 0
     return Run(path, method, config, _scene_path(path, document["scene"]), step, checkpoint, scene)
+
+
+def holds_result(path: Path | str) -> bool:
+    """Whether something was trained in a run's folder that `load_run` opens.
+
+    Raises:
+        ReconError: not a run folder, or one of a method that is not installed.
+    """
+    from recon.methods.checkpoint import list_checkpoints
+
+    path = Path(path)
+    exports = get_method(_read_document(path)["method"]).exports
+    return bool(list_checkpoints(path / "checkpoints")) or any((path / name).is_file() for name in exports)
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,8 +292,8 @@ def _prepare(out: Path, method: Method, config: TrainConfig, existing: Existing)
         clear_checkpoints(out / "checkpoints")
         return None
     if existing == "replace":
-        _read_document(out)  # which refuses a config.json that is somebody else's
-        for name in ("config.json", _REPORT, "metrics.jsonl", CHANGES, "eval.json", "splats.ply", PROFILE):
+        exports = _exports_of(_read_document(out)["method"])  # which refuses a config.json that is somebody else's
+        for name in ("config.json", _REPORT, "metrics.jsonl", CHANGES, "eval.json", PROFILE, *exports):
             (out / name).unlink(missing_ok=True)
         clear_checkpoints(out / "checkpoints")
         return None
@@ -301,6 +314,14 @@ def _prepare(out: Path, method: Method, config: TrainConfig, existing: Existing)
             "give those, or train into another folder",
         )
     return newest_checkpoint(out / "checkpoints")
+
+
+def _exports_of(method: str) -> tuple[str, ...]:
+    """Returns what a run of a method exported; nothing is known of a method that is not installed any more."""
+    try:
+        return get_method(method).exports
+    except ReconError:
+        return ()
 
 
 def _split(scene: Scene, config: TrainConfig) -> tuple[list[str], list[str]]:

@@ -19,9 +19,9 @@ class MeshConfig:
     Attributes:
         method: "tsdf" fuses depth maps; "poisson" then closes the surface by Poisson reconstruction, which needs
             `pip install recon[mesh]`.
-        depth: which depth of a semi-transparent scene counts as its surface: "surface", where a ray meets the splat
-            that stops it (the median depth of anything but splats), "median", where half of the light is stopped,
-            or "expected", the mean.
+        depth: which depth of a semi-transparent scene counts as its surface: "surface", where the method itself says
+            (splats: where a ray meets the splat that stops it; others: the median), "median", where half of the
+            light is stopped, or "expected", the mean.
         voxel_size: edge of a voxel in world units; None takes one and a half pixels on the surface.
         truncation_voxels: how far a depth map has influence on both sides of its surface, in voxels; at least 2.  None
             takes what the disagreement of the views asks for, 4 to 12.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From anything that renders depth to a mesh: render, compare the views, fuse, extract, clean.
 
-Anything that implements `recon.render.Renderer` goes the same way; splats have a better depth of their own
-(`recon.surface.splat_depth`).
+Anything that implements `recon.render.Renderer` goes the same way; one that knows better where its surface is brings
+a renderer for that (`recon.render.SurfaceSource`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from recon.errors import ReconError
 from recon.kernels.marching_cubes.op import IsoSurface, marching_cubes
 from recon.kernels.tsdf.op import BYTES_PER_BLOCK, DepthView, GridFrame, TsdfGrid, allocate_blocks, integrate
 from recon.progress import SILENT, Progress
-from recon.rasterization import SplatRenderer
-from recon.render import Renderer
+from recon.render import Renderer, SurfaceSource
 from recon.surface.clean import drop_small_components, drop_unseen, simplify, smooth
 from recon.surface.config import MeshConfig
 from recon.surface.depth_maps import BYTES_PER_PIXEL, DepthMap, confirm, render_depth_maps
 from recon.surface.mesh import Mesh
 from recon.surface.poisson import poisson_mesh, require_open3d
 from recon.surface.region import Region, find_region
-from recon.surface.splat_depth import SplatSurfaceRenderer, has_surface_depth
 
 GIB = 1 << 30
 COARSENING = 1.2
@@ -66,9 +64,8 @@ def extract_mesh(
         require_open3d()
     if len(cameras) == 0:
         raise ReconError("making a mesh", "there are no cameras", "at least one, better twenty or more")
-    if config.depth == "surface" and has_surface_depth(renderer):
-        assert isinstance(renderer, SplatRenderer)
-        renderer = SplatSurfaceRenderer(renderer)
+    if config.depth == "surface" and isinstance(renderer, SurfaceSource):
+        renderer = renderer.surface_renderer() or renderer
     maps = render_depth_maps(renderer, plan_cameras(cameras, config, progress), config, progress)
     maps = confirm(maps, config, progress)
     region = find_region(maps, config)

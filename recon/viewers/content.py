@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,10 @@ class Content:
         splats: for the splat layer and, without a renderer, for exact pictures.
         scene: cameras with their photographs, sparse points.
         mesh: triangles.
-        renderer: what exact pictures are made with.
+        renderer: what exact pictures are made with; a run of a method without splats has nothing else.
         run_path: the folder of the training run, beside whose files edits and camera paths are kept; None without one.
         edits_path: the file in which edits of the splats are kept; None keeps them in memory.
+        awaits_splats: whether `renderer` will show splats once a training is under way.
     """
 
     title: str
@@ -42,20 +44,31 @@ class Content:
     renderer: Renderer | None = None
     run_path: Path | None = None
     edits_path: Path | None = None
+    awaits_splats: bool = False
 
 
-def load_content(path: Path, progress: Progress = SILENT) -> Content:
+OpenRun = Callable[[Path], "Renderer | None"]
+"""Returns the renderer of a run's folder; None where nothing is trained in it yet."""
+
+
+def load_content(path: Path, progress: Progress = SILENT, open_run: OpenRun | None = None) -> Content:
     """Opens a run folder, a scene folder, splats of any format or a mesh.
+
+    Args:
+        path: where it is.
+        progress: told what is missing.
+        open_run: opens a run that holds no splats; without it such a run shows its scene alone.
 
     Raises:
         ReconError: there is nothing to see at `path`.
     """
     path = Path(path)
-    content = _load_any(path, f"opening {path} in the viewer", progress)
-    return content if content.splats is None else replace(content, edits_path=edits_path(path))
+    content = _load_any(path, f"opening {path} in the viewer", progress, open_run)
+    is_trained = content.splats is not None or content.renderer is not None
+    return replace(content, edits_path=edits_path(path)) if is_trained else content
 
 
-def _load_any(path: Path, doing: str, progress: Progress) -> Content:
+def _load_any(path: Path, doing: str, progress: Progress, open_run: OpenRun | None) -> Content:
     from recon.formats.splat_files import is_splat_file, read_splats
 
     if not path.exists():
@@ -64,13 +77,13 @@ def _load_any(path: Path, doing: str, progress: Progress) -> Content:
     if is_splat_file(path):
         return Content(path.name, splats=read_splats(path, not_finite="drop", progress=progress))
     if path.is_dir():
-        return _load_folder(path, doing, progress)
+        return _load_folder(path, doing, progress, open_run)
     if path.suffix.lower() in MESH_SUFFIXES:
         return Content(path.name, mesh=_read_mesh(path))
     raise ReconError(doing, f"its suffix is {path.suffix or 'missing'}", "a run, a scene, splats or a mesh")
 
 
-def _load_folder(path: Path, doing: str, progress: Progress) -> Content:
+def _load_folder(path: Path, doing: str, progress: Progress, open_run: OpenRun | None) -> Content:
     """Opens what is in a folder: the result of `recon run`, of `recon train` or of `recon process`."""
     from recon.scene_io import load_scene
 
@@ -96,11 +109,12 @@ def _load_folder(path: Path, doing: str, progress: Progress) -> Content:
         None,
     )  # fmt: skip
     mesh = _read_mesh(mesh_path) if mesh_path is not None else None
-    if is_run and splats is None:
-        progress.log(f"{training} holds no splats.ply yet: training has not finished. Showing the scene alone.")
-    if splats is None and scene is None and mesh is None:
+    renderer = open_run(training) if is_run and splats is None and open_run is not None else None
+    if is_run and splats is None and renderer is None:
+        progress.log(f"{training} holds no result yet: training has not finished. Showing the scene alone.")
+    if splats is None and scene is None and mesh is None and renderer is None:
         raise ReconError(doing, "there is nothing to see in it yet", "a finished run or a scene")
-    return Content(path.resolve().name, splats, scene, mesh, run_path=training if is_run else None)
+    return Content(path.resolve().name, splats, scene, mesh, renderer, run_path=training if is_run else None)
 
 
 def _scene_of_run(run: Path) -> Path | None:

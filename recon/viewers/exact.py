@@ -11,6 +11,7 @@ camera moves on; and nothing is rendered for a browser that has not yet taken it
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recon.cameras import Camera
+from recon.rasterization import SplatRenderer
 from recon.render import Renderer
 from recon.viewers.looks import Legend, Look, Show, Shown, Studio, make_picture
 from recon.viewers.photos import Photos
@@ -41,7 +43,14 @@ FASTEST_S = 0.02
 
 MOST_PX = 1600
 LEAST_PX = 320
-"""Below, a picture costs what its splats cost, not what its pixels do."""
+"""Below, a picture of splats costs what its splats cost, not what its pixels do."""
+LEAST_BY_PIXEL_PX = 112
+"""The same for renderers whose pictures cost what their pixels cost, such as radiance fields."""
+RESTING_S = 3.0
+"""How long the full picture of such a renderer may take; splats are fast enough for any."""
+FIRST_PX = 480.0
+"""Size of the first picture of a moving camera, before its cost is known."""
+LONGEST_PAUSE_S = 5.0
 MOST_DEPTH_PX = 480
 """Longest side of the depth that is sent along: the browser interpolates it."""
 
@@ -287,7 +296,7 @@ class ExactPictures:
                 self._tell(view.client, error)
             spent = time.perf_counter() - started
             if self.share_of_time < 1:
-                self._closing.wait(min(5.0, spent * (1 / self.share_of_time - 1)))
+                self._closing.wait(min(LONGEST_PAUSE_S, spent * (1 / self.share_of_time - 1)))
 
     def _next_job(self) -> tuple[_View, bool] | None:
         """Returns a view that needs a picture, and whether the full one; moving cameras go first, then who waited."""
@@ -299,7 +308,9 @@ class ExactPictures:
             if mode == "off" or view.sent == 2 or has_backlog(view.client) or now - view.served_s < FASTEST_S:
                 continue
             if now - view.moved_s > REST_S:
-                return view, True
+                # A small picture first tells how large the full one may be.
+                is_known = self._costs_splats() or view.look.show in self._moving_px
+                return view, is_known or mode == "resting" or view.sent > 0
             if view.sent == 0 and mode == "always":
                 return view, False
         return None
@@ -315,7 +326,7 @@ class ExactPictures:
         studio = Studio(
             renderer, self._background, self._photos, self.stage.extent, self._opacity, self.meters_per_unit
         )
-        longest = MOST_PX if full else round(self._moving_px.get(look.show, 480.0))
+        longest = self._longest(look.show, full)
         camera = camera_of(view.client, self.stage).fitted(longest)
 
         def cancelled() -> bool:
@@ -337,9 +348,28 @@ class ExactPictures:
 
     def _learn(self, show: Show, spent: float) -> None:
         """Finds the size that takes as long as it may: time goes with the pixels, in small steps lest it jumps."""
-        factor = float(np.clip(np.sqrt(WANTED_S / max(spent, 1e-4)), 0.7, 1.2))
-        before = self._moving_px.get(show, 480.0)
-        self._moving_px[show] = float(np.clip(before * factor, LEAST_PX, MOST_PX))
+        splats, known = self._costs_splats(), show in self._moving_px
+        factor = float(np.sqrt(WANTED_S / max(spent, 1e-4)))
+        if splats or known:
+            factor = float(np.clip(factor, 0.7, 1.2))
+        before = self._moving_px.get(show, FIRST_PX)
+        self._moving_px[show] = float(np.clip(before * factor, LEAST_PX if splats else LEAST_BY_PIXEL_PX, MOST_PX))
+
+    def _costs_splats(self) -> bool:
+        """Whether a picture's cost is that of splats rather than of its pixels."""
+        return isinstance(self._renderer, SplatRenderer)
+
+    def _longest(self, show: Show, full: bool) -> int:
+        """Returns the longer side of the next picture in pixels."""
+        moving = self._moving_px.get(show, FIRST_PX)
+        if not full:
+            return round(moving)
+        if self._costs_splats():
+            return MOST_PX
+        # Beside a training no picture may take longer than the pause after it can make up for.
+        share = self.share_of_time
+        allowed = RESTING_S if share >= 1 else min(RESTING_S, LONGEST_PAUSE_S * share / (1 - share))
+        return round(min(MOST_PX, moving * max(1.0, math.sqrt(allowed / WANTED_S))))
 
     def _send(self, view: _View, shown: Shown, full: bool, version: int) -> bool:
         def is_wanted() -> bool:

@@ -5,12 +5,14 @@ over it a photograph.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from recon.cameras import Camera
 from recon.film.colormap import colorize
@@ -41,6 +43,11 @@ ERROR_PX = 960
 
 RANGE_CHANGE = 0.25
 """The depth's scale of colours follows the view when its ends are off by more than this."""
+
+BAND_S = 0.08
+"""A picture of a renderer that cannot be interrupted is made in bands of about so long."""
+
+_FIRST_BAND_PX = 8192
 
 _ERROR_ANCHORS = np.array(
     [[8, 8, 24], [46, 16, 92], [112, 24, 116], [186, 48, 92], [236, 98, 46], [250, 172, 40], [252, 250, 190]],
@@ -203,7 +210,35 @@ def _paint(
             solid_sigma=look.sigma if is_solid else None,
         )
         return renderer.paint(camera, options, cancelled)
-    return renderer.render(camera, RenderOptions(background, depth=True, normal=look.show == "normal"))
+    return render_in_bands(
+        renderer, camera, RenderOptions(background, depth=True, normal=look.show == "normal"), cancelled
+    )
+
+
+def render_in_bands(
+    renderer: Renderer, camera: Camera, options: RenderOptions, cancelled: Callable[[], bool]
+) -> RenderOutput | None:
+    """Renders band by band, so that a slow picture can be given up between two of them; None where it was.
+
+    A band is as high as takes about `BAND_S`, which the bands before it tell.
+    """
+    top, rows = 0, max(1, _FIRST_BAND_PX // camera.width)
+    bands: list[RenderOutput] = []
+    while top < camera.height:
+        if bands and cancelled():
+            return None
+        rows = min(rows, camera.height - top)
+        started = time.perf_counter()
+        bands.append(renderer.render(replace(camera, height=rows, cy=camera.cy - top), options))
+        top += rows
+        rows = max(1, round(rows * min(4.0, BAND_S / max(time.perf_counter() - started, 1e-6))))
+    if len(bands) == 1:
+        return bands[0]
+    parts: dict[str, torch.Tensor | None] = {}
+    for spec in fields(RenderOutput):
+        found = [getattr(band, spec.name) for band in bands]
+        parts[spec.name] = None if found[0] is None else torch.cat(found)
+    return RenderOutput(**parts)  # type: ignore[arg-type]
 
 
 def _surface(output: RenderOutput) -> FloatImage:

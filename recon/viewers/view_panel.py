@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from recon.viewers.exact import camera_of
-from recon.viewers.looks import SHOWS, Compare, Legend
+from recon.viewers.looks import SHOWS, Compare, Legend, Show
 from recon.viewers.server import has_left
 from recon.viewers.viewer import level
 
@@ -138,7 +138,7 @@ class _OwnControls:
         gui = client.gui
         self._legend: Legend | None = None
         if viewer.exact.renderer is not None:
-            shows = {label: show for label, show in SHOWS.items() if show != "error" or viewer.photos is not None}
+            shows = {label: show for label, show in SHOWS.items() if self._is_offered(show)}
             what = gui.add_dropdown("Show", tuple(shows), order=0)
             self._legend_html = gui.add_html("", order=1, visible=False)
             sigma = gui.add_slider("Size (σ)", 0.3, 3.0, 0.1, 1.0, order=2, visible=False)
@@ -154,6 +154,13 @@ class _OwnControls:
         if viewer.photos is not None:
             with gui.add_folder("Photo", order=10):
                 self._add_photo(gui)
+
+    def _is_offered(self, show: Show) -> bool:
+        content = self._viewer.content
+        if show == "ellipsoids":
+            # A renderer that somebody brought may be one of splats; that of a run without splats is not.
+            return content.splats is not None or content.awaits_splats
+        return show != "error" or self._viewer.photos is not None
 
     def _add_photo(self, gui: Any) -> None:
         viewer, client = self._viewer, self._client

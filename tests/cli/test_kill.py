@@ -36,7 +36,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(photos: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    options = ["--long-side", "160", "--steps", str(STEPS), "--max-gaussians", "3000", "--json", *more]
+    options = ["--long-side", "160", "--steps", str(STEPS), "--train.max-gaussians", "3000", "--json", *more]
     return subprocess.Popen(
         [sys.executable, "-m", "recon.cli.main", "run", str(photos), "--out", str(out), *options],
         stdout=subprocess.PIPE,

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from recon.cameras import Camera
 from recon.film.writing import color_picture
 from recon.rasterization import SplatRenderer
-from recon.render import RenderOptions
+from recon.render import RenderOptions, RenderOutput
 from recon.scene import Frame, Scene, Similarity
-from recon.viewers.looks import Look, Show, Studio, compared, make_picture
+from recon.viewers.looks import Look, Show, Studio, compared, make_picture, render_in_bands
 from recon.viewers.photos import Photos, Reprojection
 from recon.viewers.view_panel import legend_html
 
@@ -188,3 +189,32 @@ def test_a_faded_picture_lets_layers_through(studio: Studio, world: Any) -> None
     whole = shown(studio, world.cameras[3], Look())
     np.testing.assert_allclose(found.picture, whole.picture / 2, atol=1.5)
     assert found.depth.max() == 0
+
+
+class Rays:
+    """A renderer whose colours are the rays' directions."""
+
+    def render(self, camera: Camera, options: RenderOptions) -> RenderOutput:
+        rays = torch.from_numpy(camera.ray_directions_in_cam(camera.pixel_grid()))
+        return RenderOutput(rgb=rays, alpha=rays[..., 0].abs(), depth=rays[..., 1])
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_pictures_of_any_renderer_are_made_in_bands(world: Any, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Bands together are the picture, and between two of them it can be given up."""
+    monkeypatch.setattr("recon.viewers.looks._FIRST_BAND_PX", 320 * 16)
+    renderer, camera, asked = Rays(), world.cameras[0], []
+    # Each band is four times as high as the one before: 16, 64 and 160 rows of 240.
+    monkeypatch.setattr("recon.viewers.looks.BAND_S", 1e9)
+    options = RenderOptions((0.1, 0.2, 0.3), depth=True)
+    whole, banded = renderer.render(camera, options), render_in_bands(renderer, camera, options, lambda: False)
+    assert banded is not None
+    for name in ("rgb", "alpha", "depth"):
+        assert torch.equal(getattr(whole, name), getattr(banded, name)), name
+    assert banded.normal is None
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > after
+
+    assert (render_in_bands(renderer, camera, options, cancelled) is None) == (after < 2)

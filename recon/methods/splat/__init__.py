@@ -59,4 +59,5 @@ METHOD = Method(
     check=_check,
     start=_start,
     open=_open,
+    exports=("splats.ply",),
 )

@@ -59,7 +59,7 @@ class ExportPanel:
         has_splats = content.splats is not None and bool(len(content.splats))
         renders = viewer.exact.renderer is not None
         offered = {
-            SPLATS: has_splats or (renders and content.splats is None),
+            SPLATS: has_splats or content.awaits_splats,
             MESH: content.mesh is not None or (renders and has_scene),
             PICTURE: renders,
             PAGE: has_splats and makes.has_pages(),
@@ -73,7 +73,7 @@ class ExportPanel:
         self._splat_format = gui.add_dropdown("Format", tuple(makes.SPLAT_FORMATS))
         self._splat_format.on_update(lambda event: self._show())
         self._mesh_format = gui.add_dropdown("Format", tuple(makes.MESH_FORMATS))
-        self._mesh_anew = gui.add_checkbox("Make it anew", content.mesh is None, hint="From the splats as edited")
+        self._mesh_anew = gui.add_checkbox("Make it anew", content.mesh is None, hint="From what is shown, as edited")
         self._mesh_anew.on_update(lambda event: self._show())
         self._mesh_detail = gui.add_dropdown("Detail", tuple(makes.MESH_DETAILS), initial_value="Normal")
         self._camera_format = gui.add_dropdown("Format", tuple(makes.CAMERA_FORMATS))

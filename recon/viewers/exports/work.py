@@ -129,7 +129,8 @@ def mesh_note(viewer: Viewer, anew: bool) -> str:
     mesh = viewer.content.mesh
     if mesh is not None and not anew:
         return f"The mesh that is shown: {len(mesh.faces):,} triangles. Crops are not applied to it."
-    return "Made from the splats as edited, seen from the photographs' places. It takes a minute or more."
+    source = "the splats as edited" if viewer.content.splats is not None else "what was trained"
+    return f"Made from {source}, seen from the photographs' places. It takes a minute or more."
 
 
 def mesh_work(viewer: Viewer, detail: str, anew: bool) -> Work:
@@ -147,7 +148,7 @@ def mesh_work(viewer: Viewer, detail: str, anew: bool) -> Work:
         else:
             scene, renderer = viewer.scene, edited_renderer(viewer)
             if renderer is None or scene is None or not scene.frames:
-                raise ReconError("making a mesh", "there are no splats with cameras", "a training run")
+                raise ReconError("making a mesh", "there is nothing trained with cameras", "a training run")
             cameras = [undistorted_camera(frame.camera).fitted(long_side) for frame in scene.frames]
             mesh = extract_mesh(renderer, cameras, MeshConfig(max_faces=faces), job)
             if not len(mesh.faces):

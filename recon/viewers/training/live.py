@@ -51,16 +51,18 @@ class LiveViewer:
         port: int = 8080,
         progress: Progress = SILENT,
         run: Path | None = None,
+        makes_splats: bool = True,
     ) -> None:
         """Opens the viewer; it shows the cameras until the first snapshot.
 
         Camera paths, films and exports go into the folder `run`; without one they live as long as the viewer.
+        `makes_splats` says whether there will be splats to export.
 
         Raises:
             ReconError: the host is no address of this machine, or no port is free.
         """
         self._waiting = _Waiting()
-        content = Content(title, scene=scene, renderer=self._waiting, run_path=run)
+        content = Content(title, scene=scene, renderer=self._waiting, run_path=run, awaits_splats=makes_splats)
         self.paused = False
         self.stopped = False
         self._asked: deque[Answer] = deque()
@@ -80,13 +82,15 @@ class LiveViewer:
         port: int = 8080,
         progress: Progress = SILENT,
         run: Path | None = None,
+        makes_splats: bool = True,
     ) -> LiveViewer:
         """Opens the viewer of the training of a scene or of the scene folder at a path."""
-        if isinstance(scene, Scene):
-            return LiveViewer(scene, "Training", host, port, progress, run)
-        from recon.scene_io import load_scene
+        title = "Training"
+        if not isinstance(scene, Scene):
+            from recon.scene_io import load_scene
 
-        return LiveViewer(load_scene(Path(scene)), f"Training on {Path(scene).name}", host, port, progress, run)
+            title, scene = f"Training on {Path(scene).name}", load_scene(Path(scene))
+        return LiveViewer(scene, title, host, port, progress, run, makes_splats)
 
     @property
     def url(self) -> str:

@@ -8,19 +8,32 @@ from pathlib import Path
 
 import numpy as np
 
+from recon.progress import label_of
+
 MOST_CURVE_POINTS = 500
 
-CURVES = {"loss": "Loss", "held_out_psnr_db": "Held-out PSNR, dB", "gaussians": "Gaussians"}
-"""The quantities of metrics.jsonl that have a curve, and what they are called."""
+COMMON = {"loss": "Loss", "held_out_psnr_db": "Held-out PSNR, dB"}
+"""What the numbers are called that every method writes."""
+
+_MOST_SERIES = 12
+
+
+def curve_label(name: str) -> str:
+    """Returns what a quantity of metrics.jsonl is called."""
+    return COMMON.get(name) or label_of(name)
 
 
 class Metrics:
-    """Follows a metrics.jsonl that grows: reads only what is new, and a line once it is whole."""
+    """Follows a metrics.jsonl that grows: reads only what is new, and a line once it is whole.
+
+    Attributes:
+        series: steps and values of each quantity, the common ones first, then the method's own as they come.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
-        self.series: dict[str, list[tuple[float, float]]] = {name: [] for name in CURVES}
+        self.series: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMON}
 
     def update(self) -> bool:
         """Reads what has been added; returns whether there was anything."""
@@ -45,13 +58,16 @@ class Metrics:
             step = float(entry["step"])
         except (ValueError, KeyError, TypeError):
             return
-        for name, points in self.series.items():
-            if isinstance(entry.get(name), (int, float)):
-                points.append((step, float(entry[name])))
+        for name, value in entry.items():
+            if name in ("step", "seconds") or not isinstance(value, (int, float)):
+                continue
+            if name in self.series or len(self.series) < _MOST_SERIES:
+                self.series.setdefault(name, []).append((step, float(value)))
 
     def last(self, name: str) -> float | None:
         """Returns the last value of a quantity; None where there is none yet."""
-        return self.series[name][-1][1] if self.series[name] else None
+        points = self.series.get(name)
+        return points[-1][1] if points else None
 
     def curve(self, name: str, most: int = MOST_CURVE_POINTS) -> tuple[np.ndarray, np.ndarray]:
         """Returns steps and values of a quantity, thinned to at most `most` points; the ends are kept."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from recon.errors import ReconError
-from recon.viewers.training.metrics import CURVES, Metrics
+from recon.progress import label_of, shown_number
+from recon.viewers.training.metrics import COMMON, Metrics, curve_label
 
 if TYPE_CHECKING:
     from recon.viewers.training.live import LiveViewer
@@ -104,22 +105,26 @@ class TrainingPanel:
         return act
 
     def _add_plots(self) -> None:
-        self._which = self._gui.add_dropdown("Curve", tuple(CURVES.values()), visible=False)
+        self._which = self._gui.add_dropdown("Curve", tuple(COMMON.values()), visible=False)
         self._which.on_update(lambda _event: self._choose_plot())
+        for name in COMMON:
+            self._add_plot(name)
+
+    def _add_plot(self, name: str) -> None:
         empty = np.zeros(1)
-        for name, label in CURVES.items():
-            scales: dict[str, Any] = {"x": {"time": False}, "y": {"distr": 3} if name == "loss" else {"auto": True}}
-            self._plots[name] = self._gui.add_uplot(
-                (empty, empty),
-                ({"label": "step"}, {"label": label, "stroke": CURVE_COLOR, "width": 1.5}),
-                scales=scales,
-                aspect=1.8,
-                visible=False,
-            )
+        scales: dict[str, Any] = {"x": {"time": False}, "y": {"distr": 3} if name == "loss" else {"auto": True}}
+        self._plots[name] = self._gui.add_uplot(
+            (empty, empty),
+            ({"label": "step"}, {"label": curve_label(name), "stroke": CURVE_COLOR, "width": 1.5}),
+            scales=scales,
+            aspect=1.8,
+            order=self._which.order + 1e-3 * (1 + len(self._plots)),
+            visible=False,
+        )
 
     def _choose_plot(self) -> None:
         for name, plot in self._plots.items():
-            plot.visible = self._which.visible and CURVES[name] == self._which.value
+            plot.visible = self._which.visible and curve_label(name) == self._which.value
 
     def _write(self) -> None:
         while True:
@@ -163,19 +168,32 @@ class TrainingPanel:
 
     def _numbers(self, metrics: Metrics) -> list[str]:
         if metrics.update() and len(metrics.series["loss"]) > 1:
+            self._add_own_plots(metrics)
             for name, plot in self._plots.items():
                 if len(metrics.series[name]) > 1:
                     plot.data = metrics.curve(name)
             if not self._which.visible:
                 self._which.visible = True
                 self._choose_plot()
-        loss, score, count = (metrics.last(name) for name in CURVES)
+        loss, score = metrics.last("loss"), metrics.last("held_out_psnr_db")
         words = []
         if loss is not None:
             words.append(f"loss {loss:.4f}" + (f", held out {score:.2f} dB" if score is not None else ""))
-        if count is not None:
-            words.append(f"{count:,.0f} Gaussians")
+        for name in metrics.series:
+            value = metrics.last(name)
+            if name not in COMMON and value is not None:
+                words.append(f"{label_of(name)}: {shown_number(value)}")
         return words
+
+    def _add_own_plots(self, metrics: Metrics) -> None:
+        """Makes the curves of the method's own numbers once there are any."""
+        fresh = [name for name in metrics.series if name not in self._plots]
+        if not fresh:
+            return
+        with self._tab:
+            for name in fresh:
+                self._add_plot(name)
+        self._which.options = tuple(curve_label(name) for name in self._plots)
 
 
 class _Changes:
