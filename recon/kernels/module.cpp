@@ -14,6 +14,7 @@ void bind_adam(nb::module_& m);
 void bind_binning(nb::module_& m);
 void bind_blend(nb::module_& m);
 void bind_mlp(nb::module_& m);
+void bind_composite(nb::module_& m);
 void bind_palette(nb::module_& m);
 void bind_ssim(nb::module_& m);
 void bind_projection(nb::module_& m);
@@ -53,6 +54,7 @@ NB_MODULE(RECON_MODULE, m) {
     recon::bind_binning(m);
     recon::bind_blend(m);
     recon::bind_mlp(m);
+    recon::bind_composite(m);
     recon::bind_palette(m);
     recon::bind_ssim(m);
     recon::bind_projection(m);

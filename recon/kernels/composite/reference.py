@@ -15,7 +15,7 @@ import torch
 from recon.kernels.composite.types import MOST_EXPONENT, Composited, CompositeOptions, RayState
 
 if TYPE_CHECKING:
-    from recon.kernels.ray_march.op import RaySamples
+    from recon.kernels.ray_march.types import RaySamples
 
 
 class Rows:
@@ -56,13 +56,17 @@ def damped(tensor: torch.Tensor, samples: RaySamples, near_scale: float) -> torc
     return tensor * factor + (tensor * (1 - factor)).detach()
 
 
+def sum_before(rows: torch.Tensor) -> torch.Tensor:
+    """Returns the sums [R, L] over the earlier columns of each row."""
+    return torch.nn.functional.pad(rows.cumsum(1), (1, -1)) if rows.shape[1] else rows
+
+
 def distortion_of(weights: torch.Tensor, middles: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
     """Returns the distortion [R] of rows [R, L], in O(L) (Sun et al., "Improved Direct Voxel Grid Optimization", 2022).
 
     For ascending middles Σ_ij w_i w_j |s_i − s_j| = 2 Σ_i w_i Σ_{j<i} w_j (s_i − s_j).
     """
-    before = weights.cumsum(1) - weights
-    moment_before = (weights * middles).cumsum(1) - weights * middles
+    before, moment_before = sum_before(weights), sum_before(weights * middles)
     return (2 * weights * (middles * before - moment_before) + weights.square() * widths / 3).sum(1)
 
 
@@ -79,7 +83,7 @@ def composite_reference(
     color = damped(raw_color, samples, options.near_scale)[:, :channels].sigmoid()
     distances, lengths = samples.distances.to(depths.dtype), samples.lengths.to(depths.dtype)
     depth_rows = rows.of(depths)
-    before = depth_rows.cumsum(1) - depth_rows
+    before = sum_before(depth_rows)
     weights = torch.exp(-before) * -torch.expm1(-depth_rows)
 
     middles = distances * scale / (1 + distances * scale)
@@ -91,7 +95,7 @@ def composite_reference(
         depth=(weights * rows.of(distances)).sum(1),
         median_distance=_median(rows, before, depth_rows, distances, lengths).detach(),
         distortion=distortion_of(weights, rows.of(middles), rows.of(widths)),
-        weights=rows.back(weights),
+        weights=rows.back(weights).detach(),
     )
 
 
@@ -116,7 +120,7 @@ def truncate_reference(
     """As `recon.kernels.composite.op.truncate`."""
     rows = Rows(samples)
     depths = rows.of(optical_depths(raw_density, samples, options))
-    reaching = torch.exp(-(depths.cumsum(1) - depths))
+    reaching = torch.exp(-sum_before(depths))
     if transmittance is not None:
         reaching = reaching * transmittance[:, None]
     keep = rows.back(reaching) >= min_transmittance
@@ -144,7 +148,7 @@ def accumulate_reference(
     portion = composite_reference(raw_density, raw_color, samples, channels, options)
     left = 1 - state.alpha[rays]
     depths = rows.of(optical_depths(raw_density, samples, options))
-    before = depths.cumsum(1) - depths - left.log()[:, None]
+    before = sum_before(depths) - left.log()[:, None]
     median = _median(rows, before, depths, samples.distances, samples.lengths)
     state.color[rays] += left[:, None] * portion.color
     state.alpha[rays] += left * portion.alpha

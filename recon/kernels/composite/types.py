@@ -51,6 +51,7 @@ class Saved:
         opacity: [S] what the sample takes of the light that reaches it, 1 − exp(−optical depth).
         slope: [S] derivative of its optical depth to its raw density.
         values: [S, D + 1] its colour after the sigmoid, and its distance.
+        crowding: [S] Σ over earlier samples j of w_j (s − s_j), with s as for the distortion.
         color_width: V, the columns of the raw colours.
     """
 
@@ -58,6 +59,7 @@ class Saved:
     opacity: torch.Tensor
     slope: torch.Tensor
     values: torch.Tensor
+    crowding: torch.Tensor
     color_width: int
 
 
@@ -73,7 +75,7 @@ class Composited:
             exponential; 0 where it never does.  Not differentiable.
         distortion: [R] Σ_ij w_i w_j |s_i − s_j| + ⅓ Σ_i w_i² (width of sample i in s)
             (Barron et al., "Mip-NeRF 360", 2022, eq. 15) on s = x / (1 + x) in 0..1, x = distance · length_scale.
-        weights: [S] w.
+        weights: [S] w.  Not differentiable.
         saved: for `composite_backward_into`; None from `composite`.
     """
 
