@@ -19,6 +19,10 @@ RECON_FN Quad load_quad(const float* p) {
     return a;
 }
 RECON_FN void store_quad(float* p, Quad a) { std::memcpy(p, &a, sizeof a); }
+RECON_FN Quad first_three(Quad a) {
+    typedef int32_t Bits __attribute__((vector_size(16)));
+    return (Quad)((Bits)a & Bits{-1, -1, -1, 0});
+}
 RECON_FN float sum(Quad a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 
 // Pieces of whole rays with about equally many samples.
@@ -96,11 +100,11 @@ public:
     RECON_FN void read(int64_t first, int count) {
         const Pack scale(s_.length_scale);
         // Slot 0 is the sample before the block.
-        const float before = first > 0 ? s_.distances[first - 1] * s_.length_scale : 0.0f;
+        const float before = first > 0 ? within_reach(s_.distances[first - 1] * s_.length_scale) : 0.0f;
         x_[0] = before, inverse_[0] = 1.0f / (1.0f + before);
         for (int i = 0; i < count; i += kLanes) {
             const Mask m = first_lanes(count - i);
-            const Pack x = load_masked(s_.distances + first + i, m) * scale;
+            const Pack x = within_reach(load_masked(s_.distances + first + i, m) * scale);
             const Spacing<Pack> at = spacing(x, load_masked(s_.lengths + first + i, m) * scale);
             store(x_ + 1 + i, x);
             store(inverse_ + 1 + i, at.inverse);

@@ -136,7 +136,8 @@ private:
             if (next < kDarkness) next = 0.0f;
             if (Saves) {
                 if (!(starts && i == begin)) crowding = fma_(alpha, spacings_.step[i], crowding);
-                distortion = fma_(weight, fma_((1.0f / 3.0f) * weight, spacings_.width[i], 2.0f * crowding), distortion);
+                const float own = (1.0f / 3.0f) * weight * spacings_.width[i];
+                distortion = fma_(weight, fma_(2.0f, crowding, own), distortion);
                 p_.weights[sample] = weight, p_.behind[sample] = next, p_.crowding[sample] = crowding;
             }
             sums.add(weight, p_.values + sample * columns_);
@@ -221,8 +222,8 @@ struct Loss<3> {
     RECON_FN float value(const float* row) const { return sum(by_values * load_quad(row)) + by_alpha; }
     RECON_FN void write(float weight, const float* row, float* out) const {
         const Quad colors = load_quad(row);
-        // The distance in the last place may be anything, and the gradient there is 0.
-        const Quad by = (weight * by_color) * (colors - colors * colors);
+        // The distance in the last place may be anything; there the result is 0.
+        const Quad by = first_three((weight * by_color) * (colors - colors * colors));
         if (columns == 3) {
             out[0] = by[0], out[1] = by[1], out[2] = by[2];
             return;

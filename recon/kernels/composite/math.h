@@ -61,6 +61,12 @@ RECON_FN F median_part(F light, F depth) {
     return fmin_(F(1.0f), fmax_(F(0.0f), log_(light + light) / depth));
 }
 
+// Beyond this s is 1, and squares stay finite.
+template <class F>
+RECON_FN F within_reach(F x) {
+    return fmin_(F(1e15f), x);
+}
+
 // What distortion needs of a sample at x = distance · scale: 1 / (1 + x), and its width in s = x / (1 + x).  A
 // difference of two s is that of the x times both 1 / (1 + x), which loses no digits.
 template <class F>
@@ -69,8 +75,9 @@ struct Spacing {
 };
 template <class F>
 RECON_FN Spacing<F> spacing(F x, F length) {
-    const F one_plus = F(1.0f) + x, half = F(0.5f) * length;
-    return {reciprocal_(one_plus), length * reciprocal_(fnma_(half, half, one_plus * one_plus))};
+    const F one_plus = F(1.0f) + x;
+    const F within = fmin_(one_plus + x, length), half = F(0.5f) * within;  // no sample begins behind the camera
+    return {reciprocal_(one_plus), within * reciprocal_(fnma_(half, half, one_plus * one_plus))};
 }
 
 // How much of the gradient of a sample counts (Philip and Deschaintre 2023).

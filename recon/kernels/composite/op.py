@@ -219,10 +219,14 @@ def truncate_into(
     kept = native().truncate_rays(params)
     if kept == count:
         return samples, arrays
-    fields = {field: getattr(samples, field) for field in ("positions", "distances", "lengths", "ray_of")}
-    moved = _compact([*fields.values(), *arrays], samples.offsets, offsets, kept, workspace, name)
-    placed = dict(zip(fields, moved))
-    return replace(samples, offsets=offsets, **placed), moved[len(fields) :]
+    own = [samples.positions, samples.distances, samples.lengths, samples.ray_of]
+    positions, distances, lengths, ray_of, *moved = _compact(
+        [*own, *arrays], samples.offsets, offsets, kept, workspace, name
+    )
+    truncated = replace(
+        samples, positions=positions, distances=distances, lengths=lengths, ray_of=ray_of, offsets=offsets
+    )
+    return truncated, moved
 
 
 def _compact(
