@@ -128,9 +128,27 @@ RECON_FN Pack round_(Pack a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NE
 // Whole numbers, as many as floats in a pack.
 struct Ints {
     __m512i v;
+    // 32 bits each, wrapping around.
+    RECON_FN friend Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+    RECON_FN friend Ints operator-(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+    RECON_FN friend Ints operator*(Ints a, Ints b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+    RECON_FN friend Ints operator&(Ints a, Ints b) { return {_mm512_and_si512(a.v, b.v)}; }
+    RECON_FN friend Ints operator|(Ints a, Ints b) { return {_mm512_or_si512(a.v, b.v)}; }
+    RECON_FN friend Ints operator^(Ints a, Ints b) { return {_mm512_xor_si512(a.v, b.v)}; }
+    RECON_FN friend Ints operator<<(Ints a, int n) { return {_mm512_sll_epi32(a.v, _mm_cvtsi32_si128(n))}; }
+    // Zeros come in from above.
+    RECON_FN friend Ints operator>>(Ints a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))}; }
+    RECON_FN friend Mask operator<(Ints a, Ints b) { return {_mm512_cmplt_epi32_mask(a.v, b.v)}; }
+    RECON_FN friend Mask operator==(Ints a, Ints b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
 };
 RECON_FN Ints ints(int32_t a) { return {_mm512_set1_epi32(a)}; }
+RECON_FN Ints load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 RECON_FN void store(int32_t* p, Ints a) { _mm512_storeu_si512(p, a.v); }
+// Towards zero, of numbers that an int32 can hold; and back.
+RECON_FN Ints truncated(Pack a) { return {_mm512_cvttps_epi32(a.v)}; }
+RECON_FN Pack floats(Ints a) { return _mm512_cvtepi32_ps(a.v); }
+RECON_FN Ints select(Mask m, Ints a, Ints b) { return {_mm512_mask_blend_epi32(m.m, b.v, a.v)}; }
+RECON_FN Pack gather(const float* base, Ints index) { return _mm512_i32gather_ps(index.v, base, 4); }
 // a | bit where the mask is on.
 RECON_FN Ints set_bit(Ints a, Mask m, int32_t bit) { return {_mm512_mask_or_epi32(a.v, m.m, a.v, ints(bit).v)}; }
 
@@ -222,14 +240,44 @@ RECON_FN void store_masked(float* p, Pack a, Mask m) {
 }
 struct Ints {
     VecI v;
+    // 32 bits each, wrapping around.
+    RECON_FN friend Ints operator+(Ints a, Ints b) { return {(VecI)((VecU)a.v + (VecU)b.v)}; }
+    RECON_FN friend Ints operator-(Ints a, Ints b) { return {(VecI)((VecU)a.v - (VecU)b.v)}; }
+    RECON_FN friend Ints operator*(Ints a, Ints b) { return {(VecI)((VecU)a.v * (VecU)b.v)}; }
+    RECON_FN friend Ints operator&(Ints a, Ints b) { return {a.v & b.v}; }
+    RECON_FN friend Ints operator|(Ints a, Ints b) { return {a.v | b.v}; }
+    RECON_FN friend Ints operator^(Ints a, Ints b) { return {a.v ^ b.v}; }
+    RECON_FN friend Ints operator<<(Ints a, int n) { return {(VecI)((VecU)a.v << n)}; }
+    // Zeros come in from above.
+    RECON_FN friend Ints operator>>(Ints a, int n) { return {(VecI)((VecU)a.v >> n)}; }
+    RECON_FN friend Mask operator<(Ints a, Ints b) { return {a.v < b.v}; }
+    RECON_FN friend Mask operator==(Ints a, Ints b) { return {a.v == b.v}; }
 };
 RECON_FN Ints ints(int32_t a) { return {VecI{} + a}; }
+RECON_FN Ints load(const int32_t* p) {
+    Ints r;
+    std::memcpy(&r.v, p, sizeof r.v);
+    return r;
+}
 RECON_FN void store(int32_t* p, Ints a) { std::memcpy(p, &a.v, sizeof a.v); }
+// Towards zero, of numbers that an int32 can hold; and back.
+RECON_FN Ints truncated(Pack a) { return {__builtin_convertvector(a.v, VecI)}; }
+RECON_FN Pack floats(Ints a) { return __builtin_convertvector(a.v, VecF); }
+RECON_FN Ints select(Mask m, Ints a, Ints b) { return {m.m ? a.v : b.v}; }
 RECON_FN Ints set_bit(Ints a, Mask m, int32_t bit) { return {a.v | (m.m & bit)}; }
 RECON_FN Pack gather(const float* base, const int32_t* index) {
     Pack r;
     for (int i = 0; i < kLanes; ++i) r.v[i] = base[index[i]];
     return r;
+}
+RECON_FN Pack gather(const float* base, Ints index) {
+#if defined(__AVX2__)
+    return (VecF)_mm256_i32gather_ps(base, (__m256i)index.v, 4);
+#else
+    Pack r;
+    for (int i = 0; i < kLanes; ++i) r.v[i] = base[index.v[i]];
+    return r;
+#endif
 }
 #if defined(__FMA__)
 // Said outright, so that what a number is does not depend on what else the compiler does with its product.

@@ -13,6 +13,7 @@ from recon.errors import ReconError
 from recon.kernels.adam.op import AdamHyper
 from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.checks import check_tensor
+from recon.kernels.native import native
 
 
 def table_adam_step(
@@ -36,8 +37,6 @@ def table_adam_step(
     Raises:
         ReconError: shapes or types differ, or `column_scale` is given.
     """
-    from recon.kernels.table_adam.reference import table_adam_step_reference
-
     operation = "table_adam_step"
     shape = tuple(table.shape)
     tensors = {"table": table, "gradient": gradient, "first_moment": first_moment, "second_moment": second_moment}
@@ -47,6 +46,25 @@ def table_adam_step(
             raise ReconError(f"calling {operation}", f"{name} is not contiguous", "a contiguous tensor")
     if hyper.column_scale is not None:
         raise ReconError(f"calling {operation}", "column_scale is given", "one rate for all numbers of a row")
-    resolve_backend(backend, table.device, ("cpu", "reference"))
-    with torch.no_grad():
-        table_adam_step_reference(table, gradient, first_moment, second_moment, hyper)
+    resolved = resolve_backend(backend, table.device, ("cpu", "cuda", "reference"))
+    if resolved == "reference":
+        from recon.kernels.table_adam.reference import table_adam_step_reference
+
+        with torch.no_grad():
+            table_adam_step_reference(table, gradient, first_moment, second_moment, hyper)
+        return
+    if resolved == "cuda":
+        from recon.kernels.table_adam.cuda import table_adam_step_cuda
+
+        table_adam_step_cuda(table, gradient, first_moment, second_moment, hyper)
+        return
+    module = native()
+    params = module.TableAdamParams()
+    params.table, params.gradient = table.data_ptr(), gradient.data_ptr()
+    params.first_moment, params.second_moment = first_moment.data_ptr(), second_moment.data_ptr()
+    params.rows, params.width = shape
+    params.learning_rate = hyper.learning_rate
+    params.beta1, params.beta2, params.epsilon = hyper.beta1, hyper.beta2, hyper.epsilon
+    params.bias_correction1 = 1 - hyper.beta1**hyper.step
+    params.bias_correction2 = 1 - hyper.beta2**hyper.step
+    module.table_adam_step(params)
