@@ -42,6 +42,7 @@ def numbers(report: Report) -> None:
         _lists(report, seed)
         _loss(report, seed)
         _rows(report, seed)
+        _density(report, seed)
         _fused_training(report)
         _graphs(report)
     finally:
@@ -143,22 +144,49 @@ def _rows(report: Report, seed: int) -> None:
     report.relative("Adam and moving rows", results[0], results[1], 1e-5)
 
 
+def _density(report: Report, seed: int) -> None:
+    """A round of density control, against the one in torch."""
+    from recon.methods.splat.config import DensityConfig, SplatConfig
+    from recon.methods.splat.density import ClassicDensity, CudaClassicDensity, DensityContext
+    from recon.methods.splat.model import SplatParameters
+
+    count = 400 if report.small else 300_000
+    config = SplatConfig(
+        steps=100, max_gaussians=count + count // 4, density=DensityConfig(start=0.1, stop=0.1, prune_weight=0.1)
+    )
+    results: list[dict[str, torch.Tensor]] = []
+    for strategy, device in ((CudaClassicDensity, report.device), (ClassicDensity, torch.device("cpu"))):
+        generator = torch.Generator().manual_seed(seed)
+        density = strategy(config, count, device)
+        gathered = {n: torch.rand(count, generator=generator) for n in ("gradient_sum", "seen", "most_weight")}
+        density.restore(gathered)
+        parameters = SplatParameters(make_splats(count, 16, seed).to(device))
+        density.update(parameters, DensityContext(10, 1.0, 1e-3))
+        results.append(parameters.state())
+    counts = [len(result["means"]) for result in results]
+    report.check("density control", counts[0] == counts[1], f"{counts[0]} Gaussians, {counts[1]} in torch")
+    if counts[0] == counts[1]:
+        for name in ("means", "log_scales", "sh"):
+            report.relative(f"{name} after density control", results[0][name], results[1][name], 1e-5)
+
+
 def _graphs(report: Report) -> None:
-    """Steps replayed as graphs, and launch by launch; memory is read back in between, which a capture would not bear."""
+    """Steps replayed as graphs, and launch by launch."""
     from gpu.training import make_trainer, synthetic_views
 
     scene, views = synthetic_views(report, side=48 if report.small else 160)
     program: Any = program_for(report.device)
-    means, before = [], getattr(program, "graphs", False)
-    for graphs in (before, False):
+    losses_of, stood = [], bool(getattr(program, "graphs", False))
+    for graphs in (stood, False):
         program.graphs = graphs
         made = make_trainer(scene, views, report.device, "cuda", 10, 3000)
         losses = [made.step(step, step % len(views))["loss"] for step in range(1, 7)]
-        means.append(torch.tensor(losses))
-    program.graphs = before
-    graphs_stand = report.emulated or bool(program.graphs)
+        losses_of.append(torch.tensor(losses))
+        stood = bool(program.graphs) if graphs else stood
+    program.graphs = stood
+    graphs_stand = report.emulated or stood
     report.check("graphs", graphs_stand, "the driver takes them" if graphs_stand else "the driver refused one")
-    report.relative("losses of graphs and of launches one by one", *means, most=1e-4)
+    report.relative("losses of graphs and of launches one by one", *losses_of, most=1e-4)
 
 
 def _fused_training(report: Report) -> None:

@@ -23,7 +23,7 @@ UNITS = tuple(sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.gl
 """The sources, each of which is compiled on its own; relative to the package."""
 
 _TOGETHER = (
-    ("projection", "binning", "blend", "ssim", "update"),
+    ("projection", "binning", "blend", "ssim", "update", "density"),
     ("hash_encoding", "table_adam", "mlp", "ray_march", "occupancy", "composite"),
     ("tsdf", "raycast", "marching_cubes"),
 )

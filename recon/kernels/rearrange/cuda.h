@@ -13,4 +13,13 @@ struct GatherLaunch {
     int64_t words = 0;  // of four bytes in a row
 };
 
+struct MultiplyLaunch {
+    const uint32_t* rows = nullptr;   // [count, words]
+    uint32_t* moved = nullptr;        // [sum of copies, words], other memory
+    const uint8_t* copies = nullptr;  // [count]
+    const int64_t* starts = nullptr;  // [count], where the first copy of each goes
+    int64_t count = 0;
+    int64_t words = 0;  // of four bytes in a row
+};
+
 }  // namespace recon

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from recon.kernels.blend.op import DensityAccumulators
+from recon.kernels.workspace import Workspace
 from recon.methods.splat.model import SplatParameters
 from recon.splats import Splats
 
@@ -54,7 +55,8 @@ class DensityStrategy(Protocol):
 def make_density(config: SplatConfig, start_count: int, device: torch.device) -> DensityStrategy:
     """Returns the strategy that the configuration names, for a run that starts with `start_count` Gaussians."""
     if config.density.strategy == "classic":
-        return ClassicDensity(config, start_count, device)
+        on_cuda = config.backend == "cuda" or (device.type == "cuda" and config.backend == "auto")
+        return (CudaClassicDensity if on_cuda else ClassicDensity)(config, start_count, device)
     if config.density.strategy == "mcmc":
         return McmcDensity(config, start_count)
     return FixedDensity()
@@ -163,6 +165,29 @@ class ClassicDensity:
         device = self._gathered.seen.device
         names = ("gradient_sum", "seen", "most_weight")
         self._gathered = DensityAccumulators(*(tensors[name].to(device).clone() for name in names))
+
+
+class CudaClassicDensity(ClassicDensity):
+    """The same on our CUDA kernels; the host waits once a round, for the number of Gaussians."""
+
+    def __init__(self, config: SplatConfig, start_count: int, device: torch.device) -> None:
+        super().__init__(config, start_count, device)
+        self._workspace = Workspace(device)
+
+    def _change(self, parameters: SplatParameters, context: DensityContext) -> None:
+        from recon.kernels.density.cuda import SplitRules, choose_splits_cuda
+
+        rules = SplitRules(
+            self._config.prune_opacity,
+            math.log(max(self._config.prune_extent * context.extent, 1e-30)),
+            self._config.prune_weight,
+            self._schedule.budget(context.step),
+        )
+        choice = choose_splits_cuda(parameters.values(), self._gathered, rules, self._workspace)
+        if choice is None:
+            super()._change(parameters, context)  # keeps the least faint
+            return
+        parameters.split(choice, self._workspace)
 
 
 def _nothing_gathered(count: int, device: torch.device) -> DensityAccumulators:

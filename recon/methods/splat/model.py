@@ -21,6 +21,8 @@ from recon.scene import Scene
 from recon.splats import SH_C0, Splats
 
 if TYPE_CHECKING:
+    from recon.kernels.density.cuda import SplitChoice
+    from recon.kernels.workspace import Workspace
     from recon.methods.splat.config import SplatConfig
 
 FEWEST_POINTS = 100
@@ -132,6 +134,16 @@ class SplatParameters:
         move_rows(storage, torch.repeat_interleave(keep, copies))
         self._resize(total)
         return ends - copies
+
+    @torch.no_grad()
+    def split(self, choice: SplitChoice, workspace: Workspace) -> None:
+        """Removes and splits rows as chosen, on an NVIDIA GPU; halves stand side by side."""
+        from recon.kernels.density.cuda import split_rows_cuda
+
+        if choice.total > len(self._storage["means"][0]):
+            self._enlarge(choice.total)
+        split_rows_cuda(self._storage, choice, workspace)  # type: ignore[arg-type]
+        self._resize(choice.total)
 
     def _enlarge(self, rows: int) -> None:
         old, self._storage = self._storage, {}
