@@ -43,11 +43,15 @@ struct Net {
         const int64_t ends = width[0] > width[layers] ? width[0] : width[layers];
         return ends > width[1] ? ends : width[1];
     }
-    // Whether the gradient of a matrix is summed transposed: where that fills longer tiles.
-    bool is_summed_transposed(int layer) const {
-        return width[layer + 1] < kMostPacks * kLanes && width[layer] > width[layer + 1];
-    }
 };
+
+// Whether the gradient of a matrix is summed transposed: where that fills longer tiles, or where it has any number of
+// columns.
+bool is_summed_transposed(const MlpParams& p, const Net& net, int layer) {
+    const int64_t width = net.width[layer + 1];
+    const bool is_partly = layer == net.layers - 1 && p.gradient_width < width;
+    return is_partly || (width < kMostPacks * kLanes && net.width[layer] > width);
+}
 
 int64_t chunk_samples(int64_t samples) {
     const int64_t blocks = (samples + kBackwardBlock * kMostChunks - 1) / (kBackwardBlock * kMostChunks);
@@ -120,7 +124,7 @@ public:
     // transposed matrices.
     const float* backward(const float* transposed, float* sums) {
         hidden_layers();
-        Rows gradient = whole_rows_of(p_.gradient, p_.gradient_stride, p_.output_width, 2);
+        Rows gradient = whole_rows_of(p_.gradient, p_.gradient_stride, p_.gradient_width, 2);
         for (int layer = net_.layers - 1; layer > 0; --layer) {
             add_parameters(layer, hidden(layer), gradient, sums);
             float* to = spare(layer % 2);
@@ -177,7 +181,7 @@ private:
     }
     void add_parameters(int layer, const Rows& from, const Rows& gradient, float* sums) const {
         float* to = sums + net_.offset[layer];
-        if (net_.is_summed_transposed(layer))
+        if (is_summed_transposed(p_, net_, layer))
             add_outer(gradient, from, padded_, to);
         else
             add_outer(from, gradient, padded_, to);
@@ -317,7 +321,7 @@ void mlp_backward(const MlpParams& p) {
     for (int i = 0; i < net.layers; ++i) {
         const int64_t count = net.width[i] * net.width[i + 1];
         float* to = p.parameter_gradient + net.offset[i];
-        if (net.is_summed_transposed(i))
+        if (is_summed_transposed(p, net, i))
             transpose_matrix(transposed + net.offset[i], net.width[i + 1], net.width[i], to);
         else
             std::memcpy(to, transposed + net.offset[i], sizeof(float) * static_cast<size_t>(count));
@@ -342,6 +346,7 @@ void bind_mlp(nb::module_& m) {
     RECON_BIND_VALUE(c, MlpParams, rows);
     RECON_BIND_VALUE(c, MlpParams, input_stride);
     RECON_BIND_VALUE(c, MlpParams, gradient_stride);
+    RECON_BIND_VALUE(c, MlpParams, gradient_width);
     RECON_BIND_VALUE(c, MlpParams, input_width);
     RECON_BIND_VALUE(c, MlpParams, output_width);
     RECON_BIND_VALUE(c, MlpParams, hidden_width);

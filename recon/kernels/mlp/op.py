@@ -12,6 +12,7 @@ infinity stays there (and in its ray's gradient of the bias); the gradient by th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,12 +52,12 @@ def mlp(
         ReconError: shapes or types differ, or the rows of the bias descend or do not exist.
     """
     inputs, parameters, row_bias = _checked(inputs, parameters, shape, row_bias, precision)
-    resolved = resolve_backend(backend, inputs.device, ("cpu", "reference"))
+    resolved = resolve_backend(backend, inputs.device, ("cpu", "cuda", "reference"))
     if resolved == "reference":
         return mlp_reference(inputs, parameters, shape, row_bias, precision)
     check_tensor(_OPERATION, "inputs", inputs[:0], (0, None))
     values, row_of = (None, None) if row_bias is None else (row_bias.values, row_bias.row_of)
-    return _Mlp.apply(inputs, parameters, values, row_of, shape, precision)
+    return _Mlp.apply(inputs, parameters, values, row_of, shape, precision, resolved)
 
 
 class _Mlp(torch.autograd.Function):
@@ -69,22 +70,53 @@ class _Mlp(torch.autograd.Function):
         parameters: torch.Tensor,
         values: torch.Tensor | None,
         row_of: torch.Tensor | None,
-        shape: MlpShape,
-        precision: Precision,
+        *rest: Any,
     ) -> torch.Tensor:
         ctx.save_for_backward(inputs, parameters, values, row_of)
-        ctx.shape, ctx.precision = shape, precision
-        bias = None if values is None or row_of is None else RowBias(values, row_of)
-        return mlp_forward_into(inputs, parameters, shape, Workspace(inputs.device), "", bias, precision)
+        ctx.rest = rest
+        network = _Network(inputs, parameters, *_with_bias(values, row_of, *rest))
+        return _forward(network, Workspace(inputs.device), "")
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         inputs, parameters, values, row_of = ctx.saved_tensors
-        bias = None if values is None else RowBias(values, row_of)
+        network = _Network(inputs, parameters, *_with_bias(values, row_of, *ctx.rest))
         gradient = upstream[0].contiguous()
-        workspace = Workspace(inputs.device)
-        found = mlp_backward_into(inputs, parameters, ctx.shape, gradient, workspace, "", bias, ctx.precision)
-        return found.inputs, found.parameters, found.row_bias, None, None, None
+        found = _backward(network, gradient, Workspace(inputs.device), "", ctx.needs_input_grad[0])
+        return found.inputs, found.parameters, found.row_bias, None, None, None, None
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """A network and its inputs, laid out as the kernels want them, and the backend that runs it."""
+
+    inputs: torch.Tensor
+    parameters: torch.Tensor
+    shape: MlpShape
+    row_bias: RowBias | None
+    precision: Precision
+    backend: str
+
+    def __post_init__(self) -> None:
+        inputs, parameters, shape, bias = self.inputs, self.parameters, self.shape, self.row_bias
+        assert tuple(inputs.shape) == (len(inputs), shape.inputs), f"{tuple(inputs.shape)}"
+        assert tuple(parameters.shape) == (shape.parameters,), f"{tuple(parameters.shape)}"
+        assert inputs.dtype == parameters.dtype == torch.float32
+        assert _has_rows(inputs)
+        assert parameters.is_contiguous()
+        if bias is not None:
+            assert bias.values.shape[1] == shape.hidden
+            assert bias.row_of.shape == (len(inputs),)
+            assert (bias.values.dtype, bias.row_of.dtype) == (torch.float32, torch.int32)
+            assert bias.values.is_contiguous()
+            assert bias.row_of.is_contiguous()
+
+
+def _with_bias(
+    values: torch.Tensor | None, row_of: torch.Tensor | None, shape: MlpShape, precision: Precision, backend: str
+) -> tuple[MlpShape, RowBias | None, Precision, str]:
+    bias = None if values is None or row_of is None else RowBias(values, row_of)
+    return shape, bias, precision, backend
 
 
 def _checked(
@@ -137,12 +169,8 @@ def mlp_forward_into(
         name: what this network is called: those of several may live in one workspace.
         parameters, shape, workspace, row_bias, precision: as for `mlp`.
     """
-    params = _params(inputs, parameters, shape, row_bias)
-    outputs = workspace.take(f"{name} outputs", (len(inputs), shape.outputs))
-    params.outputs = outputs.data_ptr()
-    _lend_scratch(params, workspace)
-    native().mlp_forward(params)
-    return outputs
+    network = _Network(inputs, parameters, shape, row_bias, precision, _own_backend(inputs.device))
+    return _forward(network, workspace, name)
 
 
 def mlp_backward_into(
@@ -155,51 +183,76 @@ def mlp_backward_into(
     row_bias: RowBias | None = None,
     precision: Precision = "float32",
 ) -> MlpGradients:
-    """Returns the gradients for `gradient` [S, outputs] by the outputs; all live in the workspace and are overwritten
+    """Returns the gradients of `mlp` for that by its outputs; all live in the workspace and are overwritten
     by the next call with this name.  Sums run in an order that does not depend on the number of threads.
 
     Args:
-        gradient: [S, outputs] float32; rows may lie apart.
+        gradient: [S, 1 to outputs] float32, by the first outputs; by the others it is 0.  Rows may lie apart.
         inputs, parameters, shape, workspace, name, row_bias, precision: as for `mlp_forward_into`.
     """
-    assert tuple(gradient.shape) == (len(inputs), shape.outputs), f"{tuple(gradient.shape)}"
+    network = _Network(inputs, parameters, shape, row_bias, precision, _own_backend(inputs.device))
+    return _backward(network, gradient, workspace, name, True)
+
+
+def _own_backend(device: torch.device) -> str:
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
+def _forward(network: _Network, workspace: Workspace, name: str) -> torch.Tensor:
+    outputs = workspace.take(f"{name} outputs", (len(network.inputs), network.shape.outputs))
+    if network.backend == "cuda":
+        from recon.kernels.mlp.cuda import mlp_forward_cuda
+
+        mlp_forward_cuda(network.inputs, network.parameters, network.shape, network.row_bias, outputs)
+        return outputs
+    params = _params(network, workspace)
+    params.outputs = outputs.data_ptr()
+    native().mlp_forward(params)
+    return outputs
+
+
+def _backward(
+    network: _Network, gradient: torch.Tensor, workspace: Workspace, name: str, with_inputs: bool
+) -> MlpGradients:
+    inputs, shape, row_bias = network.inputs, network.shape, network.row_bias
+    assert gradient.ndim == 2, f"{tuple(gradient.shape)}"
+    assert len(gradient) == len(inputs), f"{tuple(gradient.shape)}"
+    assert 1 <= gradient.shape[1] <= shape.outputs, f"{tuple(gradient.shape)}"
     assert gradient.dtype == torch.float32
     assert _has_rows(gradient)
-    params = _params(inputs, parameters, shape, row_bias)
-    input_gradient = workspace.take(f"{name} input gradient", (len(inputs), shape.inputs))
-    parameter_gradient = workspace.take(f"{name} parameter gradient", (shape.parameters,))
-    params.gradient, params.gradient_stride = gradient.data_ptr(), gradient.stride(0)
-    params.input_gradient, params.parameter_gradient = input_gradient.data_ptr(), parameter_gradient.data_ptr()
-    bias_gradient = None
+    by_inputs = workspace.take(f"{name} input gradient", (len(inputs), shape.inputs)) if with_inputs else None
+    by_parameters = workspace.take(f"{name} parameter gradient", (shape.parameters,))
+    by_bias = None
     if row_bias is not None:
-        bias_gradient = workspace.take(f"{name} row bias gradient", tuple(row_bias.values.shape))
-        params.row_bias_gradient = bias_gradient.data_ptr()
-    _lend_scratch(params, workspace)
+        by_bias = workspace.take(f"{name} row bias gradient", tuple(row_bias.values.shape))
+    found = MlpGradients(by_inputs, by_parameters, by_bias)
+    if network.backend == "cuda":
+        from recon.kernels.mlp.cuda import mlp_backward_cuda
+
+        mlp_backward_cuda(inputs, network.parameters, shape, row_bias, gradient, found, workspace)
+        return found
+    params = _params(network, workspace)
+    params.gradient, params.gradient_stride = gradient.data_ptr(), gradient.stride(0)
+    params.gradient_width = gradient.shape[1]
+    params.parameter_gradient = by_parameters.data_ptr()
+    if by_inputs is not None:
+        params.input_gradient = by_inputs.data_ptr()
+    if by_bias is not None:
+        params.row_bias_gradient = by_bias.data_ptr()
     native().mlp_backward(params)
-    return MlpGradients(input_gradient, parameter_gradient, bias_gradient)
+    return found
 
 
-def _params(inputs: torch.Tensor, parameters: torch.Tensor, shape: MlpShape, row_bias: RowBias | None) -> Any:
-    assert tuple(inputs.shape) == (len(inputs), shape.inputs), f"{tuple(inputs.shape)}"
-    assert tuple(parameters.shape) == (shape.parameters,), f"{tuple(parameters.shape)}"
-    assert inputs.dtype == parameters.dtype == torch.float32
-    assert _has_rows(inputs)
-    assert parameters.is_contiguous()
-    params = native().MlpParams()
-    params.inputs, params.parameters = inputs.data_ptr(), parameters.data_ptr()
+def _params(network: _Network, workspace: Workspace) -> Any:
+    inputs, shape, bias = network.inputs, network.shape, network.row_bias
+    module = native()
+    params = module.MlpParams()
+    params.inputs, params.parameters = inputs.data_ptr(), network.parameters.data_ptr()
     params.samples, params.input_stride = len(inputs), inputs.stride(0)
     params.input_width, params.output_width = shape.inputs, shape.outputs
     params.hidden_width, params.hidden_layers = shape.hidden, shape.hidden_layers
-    if row_bias is not None:
-        assert row_bias.values.shape[1] == shape.hidden
-        assert row_bias.row_of.shape == (len(inputs),)
-        assert (row_bias.values.dtype, row_bias.row_of.dtype) == (torch.float32, torch.int32)
-        assert row_bias.values.is_contiguous()
-        assert row_bias.row_of.is_contiguous()
-        params.row_bias, params.row_of = row_bias.values.data_ptr(), row_bias.row_of.data_ptr()
-        params.rows = len(row_bias.values)
+    if bias is not None:
+        params.row_bias, params.row_of = bias.values.data_ptr(), bias.row_of.data_ptr()
+        params.rows = len(bias.values)
+    params.scratch = workspace.take("mlp scratch", (module.mlp_scratch_floats(params),)).data_ptr()
     return params
-
-
-def _lend_scratch(params: Any, workspace: Workspace) -> None:
-    params.scratch = workspace.take("mlp scratch", (native().mlp_scratch_floats(params),)).data_ptr()

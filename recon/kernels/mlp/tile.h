@@ -5,6 +5,8 @@
 // The tile is as large as the registers allow: 24 sums of 32 registers with AVX-512, 12 of 16 elsewhere, which is more
 // than two multipliers with a latency of four or five need to be busy.
 #pragma once
+#include <type_traits>
+
 #include "recon/kernels/common/simd.h"
 
 namespace recon {
@@ -95,15 +97,17 @@ inline void add_outer_columns(const Rows& a, const Rows& b, int64_t count, int64
     for (; row + kRows <= a.width; row += kRows)
         add_outer_tile<kRows, Packs>(a.numbers + row, a.stride, b.numbers + column, b.stride, count,
                                      c + row * b.width + column, b.width);
-    // The widths are multiples of 16.
-    for (; row + 4 <= a.width; row += 4)
-        add_outer_tile<4, Packs>(a.numbers + row, a.stride, b.numbers + column, b.stride, count,
-                                 c + row * b.width + column, b.width);
-    for (; row < a.width; row += 2)
-        add_outer_tile<2, Packs>(a.numbers + row, a.stride, b.numbers + column, b.stride, count,
-                                 c + row * b.width + column, b.width);
+    const auto rest = [&](auto rows) {
+        add_outer_tile<rows.value, Packs>(a.numbers + row, a.stride, b.numbers + column, b.stride, count,
+                                          c + row * b.width + column, b.width);
+        row += rows.value;
+    };
+    while (row + 4 <= a.width) rest(std::integral_constant<int, 4>{});
+    if (row + 3 == a.width) rest(std::integral_constant<int, 3>{});
+    if (row + 2 == a.width) rest(std::integral_constant<int, 2>{});
+    if (row + 1 == a.width) rest(std::integral_constant<int, 1>{});
 }
-// C [a.width, b.width] += Aᵀ · B, where A and B have `count` rows.
+// C [a.width, b.width] += Aᵀ · B, where A and B have `count` rows; A may have any width.
 inline void add_outer(const Rows& a, const Rows& b, int64_t count, float* c) {
     int64_t column = 0;
     for (; column + kMostPacks * kLanes <= b.width; column += kMostPacks * kLanes)
