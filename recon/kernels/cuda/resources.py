@@ -40,6 +40,9 @@ BUDGETS = {
     "blend_backward_8": Budget(registers=144, warps=12),
     # Its shared memory lets a multiprocessor hold no more than 20 warps as it is.
     "blend_backward_3": Budget(registers=128),
+    # 32 sums and what they are made of; their shared memory lets a multiprocessor of sm_75 hold one block as it is.
+    "mlp_forward": Budget(registers=120),
+    "mlp_backward": Budget(registers=136, warps=15),
     # Sixteen pairs and their ranks.
     "sort_pass": Budget(registers=128),
 }

@@ -51,6 +51,7 @@ RECON_FN int width_of(const MlpParams& p, int layer) {
 // Rows of an array become the current layer: zeros behind its last sample and from column `width` to `padded`.
 RECON_FN void load_layer(const float* rows, int64_t stride, int width, int padded, int64_t first, int64_t samples,
                          TileMemory& m) {
+#pragma unroll 2
     for (int at = static_cast<int>(threadIdx.x); at < kTile * padded; at += kThreads) {
         const int sample = at / padded, column = at % padded;
         const bool exists = first + sample < samples && column < width;
@@ -61,6 +62,7 @@ RECON_FN void load_layer(const float* rows, int64_t stride, int width, int padde
 // A slice of a matrix, or of its transpose, of which element [k][c] lies at k · down + c · right.
 template <int J>
 RECON_FN void load_slice(const float* matrix, int64_t down, int64_t right, int columns, TileMemory& m) {
+#pragma unroll 2
     for (int at = static_cast<int>(threadIdx.x); at < kSlice * 16 * J; at += kThreads) {
         const int k = down == 1 ? at % kSlice : at / (16 * J), c = down == 1 ? at / kSlice : at % (16 * J);
         m.slice[k * (16 * J + 4) + c] = c < columns ? matrix[k * down + c * right] : 0.0f;
@@ -71,11 +73,12 @@ RECON_FN void load_slice(const float* matrix, int64_t down, int64_t right, int c
 template <int J>
 RECON_FN void multiply(const float* matrix, int64_t down, int64_t right, int rows, int columns, TileMemory& m,
                        Sums<J>& sums) {
+#pragma unroll 1
     for (int from = 0; from < rows; from += kSlice) {
         __syncthreads();
         load_slice<J>(matrix + from * down, down, right, columns, m);
         __syncthreads();
-#pragma unroll 4
+#pragma unroll 2
         for (int k = 0; k < kSlice; ++k) {
             const Four a = load_four(&m.layer[from + k][first_sample()]);
             float b[J];
@@ -183,6 +186,7 @@ struct Source {
     int64_t stride, first, samples;
 };
 RECON_FN void load_hidden_slice(const Source& from, int begin, int count, TileMemory& m) {
+#pragma unroll 2
     for (int at = static_cast<int>(threadIdx.x); at < count * kTile; at += kThreads) {
         if (from.kept != nullptr) {
             m.slice[at / kTile * kPitch + at % kTile] = from.kept[begin * kTile + at];
@@ -198,6 +202,7 @@ RECON_FN void load_hidden_slice(const Source& from, int begin, int count, TileMe
 template <int J>
 RECON_FN void add_parameters(const Source& from, int inputs, int columns, bool fresh, float* to, TileMemory& m) {
     const int ty = static_cast<int>(threadIdx.x) / 16;
+#pragma unroll 1
     for (int begin = 0; begin < inputs; begin += kHiddenSlice) {
         const int count = inputs - begin < kHiddenSlice ? inputs - begin : kHiddenSlice;
         __syncthreads();
@@ -251,6 +256,7 @@ RECON_FN void for_columns(int columns, const Run& run) {
 RECON_FN void hidden_layers(const MlpParams& p, int64_t first, float* kept, TileMemory& m) {
     __syncthreads();
     load_layer(p.inputs, p.input_stride, p.input_width, p.input_width, first, p.samples, m);
+#pragma unroll 1
     for (int i = 0; i < p.hidden_layers; ++i) {
         float* keep = kept == nullptr ? nullptr : kept + static_cast<int64_t>(i) * p.hidden_width * kTile;
         for_columns(p.hidden_width, [&](auto j) { to_hidden<decltype(j)::value>(p, i, first, keep, m); });
@@ -286,6 +292,7 @@ RECON_FN void backward_tile(const MlpLaunch& p, int64_t tile, bool fresh, TileMe
     hidden_layers(q, first, kept, m);
     __syncthreads();
     load_layer(q.gradient, q.gradient_stride, q.gradient_width, q.output_width, first, q.samples, m);
+#pragma unroll 1
     for (int layer = q.hidden_layers; layer > 0; --layer) {
         const Source from{kept + (layer - 1) * layer_floats, nullptr, 0, 0, 0};
         const int outputs = width_of(q, layer + 1);
