@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from recon.cameras import Camera, look_at
+from recon.render import RenderOptions, RenderOutput
 from recon.scene import Frame, Scene
 from recon.scene_io import load_scene, save_scene
 
@@ -22,16 +24,31 @@ def ball_color(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return 0.5 + 0.42 * np.sin(2.2 * points + np.array([0.3, 1.1, 2.0]))
 
 
-def ball_picture(camera: Camera, samples: int = 2) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Returns the exact picture [H, W, 3] in 0..1 over black and its coverage [H, W]."""
-    large = camera.resized(camera.width * samples, camera.height * samples)
-    rays = large.ray_directions_in_cam(large.pixel_grid()) @ large.world_from_cam[:3, :3].T
+def ball_points(camera: Camera) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Returns where the pixels' rays meet the ball [H, W, 3], and whether they do [H, W]."""
+    rays = camera.ray_directions_in_cam(camera.pixel_grid()) @ camera.world_from_cam[:3, :3].T
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    eye = large.center_in_world
+    eye = camera.center_in_world
     along = rays @ eye
     inside = along**2 - (eye @ eye - RADIUS**2)
-    hit = inside > 0
-    points = eye + rays * (-along - np.sqrt(np.maximum(inside, 0)))[..., None]
+    return eye + rays * (-along - np.sqrt(np.maximum(inside, 0)))[..., None], inside > 0
+
+
+class BallRenderer:
+    """Renders the ball exactly; a `recon.render.Renderer`."""
+
+    def render(self, camera: Camera, options: RenderOptions) -> RenderOutput:
+        points, hit = ball_points(camera)
+        pose = camera.cam_from_world
+        depth = np.where(hit, points @ pose[2, :3] + pose[2, 3], 0)
+        rgb = np.where(hit[..., None], ball_color(points), np.array(options.background))
+        shown = [torch.from_numpy(np.asarray(part, np.float32)) for part in (rgb, hit, depth)]
+        return RenderOutput(shown[0], shown[1], shown[2], shown[2]) if options.depth else RenderOutput(*shown[:2])
+
+
+def ball_picture(camera: Camera, samples: int = 2) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Returns the exact picture [H, W, 3] in 0..1 over black and its coverage [H, W]."""
+    points, hit = ball_points(camera.resized(camera.width * samples, camera.height * samples))
     rgb = np.where(hit[..., None], ball_color(points), 0.0)
 
     def shrink(picture: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

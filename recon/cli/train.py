@@ -36,6 +36,9 @@ class TrainOptions(CommonOptions):
     """Folder of the run: configuration, checkpoints, metrics and the trained result."""
     method: str = "splat"
     """What to train."""
+    init: str | None = None
+    """Start from the surface of a trained run of the same scene instead of the scene's sparse points: its folder, or
+    METHOD:FOLDER as in nerf:run.  Useful where there are few points."""
     resume: bool = False
     """Go on with the run in --out (start it where there is none yet)."""
     replace: bool = False
@@ -88,7 +91,7 @@ def execute(options: Any, progress: Progress) -> Outcome:
             )
             progress.log(f"Live view: {viewer.url}")
             hooks.append(viewer.hook(options.config.steps, options.out, LiveConfig(options.config, options.out)))
-        report = train(options.scene, options.out, options.config, progress, hooks, existing, profile)
+        report = train(options.scene, options.out, options.config, progress, hooks, existing, profile, options.init)
     table = profile.table()
     return Outcome(
         report={**asdict(report), "method": options.method, **({"profile": profile.to_json()} if table else {})},

@@ -116,6 +116,8 @@ class Method:
         open: returns the renderer of a run from its checkpoint, or of what it exported where no checkpoint is left.
         exports: names of the files that the trainer's `export` writes; a replaced run loses them.  What is trained into
             Gaussian splats is exported as "splats.ply", which is what the viewer and other programs look for.
+        uses_points: whether training starts from the scene's sparse points, which `--init` replaces; it is refused
+            where it would do nothing.
     """
 
     name: str
@@ -125,3 +127,4 @@ class Method:
     start: Callable[[TrainingData, Any], Trainer]
     open: Callable[[Path, Any, TrainerState | None], Renderer]
     exports: tuple[str, ...] = ()
+    uses_points: bool = True

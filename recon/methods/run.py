@@ -23,17 +23,20 @@ from recon.methods.profile import FILE_NAME as PROFILE
 from recon.methods.profile import OFF, Profile
 from recon.methods.profile import SCHEMA as PROFILE_SCHEMA
 from recon.methods.registry import get_method, method_of
+from recon.methods.start import FILE_NAME as START
 from recon.progress import SILENT, Progress
 from recon.scene import Scene, held_out_names
 
 if TYPE_CHECKING:
     from recon.methods.checkpoint import Checkpoint
     from recon.methods.loop import Hook, LoopResult
+    from recon.methods.start import StartPoints
     from recon.render import Renderer
     from recon.splats import Splats
 
 SCHEMA = 1
 _KEYS = ("method", "config", "scene", "scene_fingerprint", "photographs", "held_out")
+_OPTIONAL_KEYS = ("init",)
 _REPORT = "train.json"
 _REPORT_KEYS = ("status", "step", "seconds", "numbers", "held_out_psnr_db")
 Existing = Literal["refuse", "resume", "replace"]
@@ -133,6 +136,7 @@ def train(
     hooks: Sequence[Hook] = (),
     existing: Existing = "refuse",
     profile: Profile = OFF,
+    init: Path | str | None = None,
 ) -> TrainReport:
     """Trains a scene into a run folder.
 
@@ -145,6 +149,8 @@ def train(
         existing: what to do where `out` holds a run already: refuse, resume it (start it where there is nothing yet),
             or replace it.
         profile: filled with the time of each stage of a step, and then written as profile.json; `OFF` records nothing.
+        init: a trained run ("RUN" or "METHOD:RUN") whose surface gives the points to start from, in place of the
+            scene's own.  A resumed run keeps those that it was begun with.
 
     Raises:
         ReconError: the scene, the options or the folder cannot be used; options differ from those of the run that is
@@ -160,16 +166,20 @@ def train(
 
         scene = load_scene(Path(scene))
     ensure_output_directory(out, "preparing the run folder")
-    checkpoint = _prepare(out, method, config, existing)
     split = _split(scene, config)
+    start = _start_of(scene, split, out, method, init, existing, progress)
+    scene = scene if start is None else start.applied_to(scene)
+    checkpoint = _prepare(out, method, config, existing)
     method.check(scene, config)
-    document = _document(scene, out, method, config, split)
+    document = {**_document(scene, out, method, config, split), **({"init": start.origin} if start else {})}
     _require_same_scene(out, checkpoint, document["scene_fingerprint"])
     finished = _finished_report(out, config) if existing == "resume" else None
     if finished is not None:
         progress.log(f"The run {out} is finished already: {config.steps} steps.")
         return finished
     (out / _REPORT).unlink(missing_ok=True)
+    if start is not None and checkpoint is None:
+        start.write(out)
     write_json(out / "config.json", document, SCHEMA)
     listeners = _Listeners(progress, hooks, profile)
     result = _run_loop(scene, out, method, config, checkpoint, listeners, document["scene_fingerprint"])
@@ -181,6 +191,36 @@ def train(
     report = _report(out, result, begun)
     write_json(out / _REPORT, {name: getattr(report, name) for name in _REPORT_KEYS}, SCHEMA)
     return report
+
+
+def _start_of(
+    scene: Scene,
+    split: tuple[list[str], list[str]],
+    out: Path,
+    method: Method,
+    init: Path | str | None,
+    existing: Existing,
+    progress: Progress,
+) -> StartPoints | None:
+    """Returns the points that a run starts from instead of its scene's: those that it was begun with, or new ones."""
+    from recon.methods.start import StartPoints, require_same_source, start_points
+
+    is_run = (out / "config.json").is_file()
+    if is_run and existing == "resume":
+        origin = _read_document(out).get("init")
+        if init is not None:
+            require_same_source(init, origin, out)
+        return None if origin is None else StartPoints.read(out, origin)
+    if init is None or (is_run and existing == "refuse"):  # which is refused by what follows
+        return None
+    if not method.uses_points:
+        raise ReconError(
+            f"starting from {init}",
+            f"--method {method.name} does not start from points",
+            "a method that does, such as splat",
+            "leave --init out",
+        )
+    return start_points(init, scene, split[0], out, progress)
 
 
 def _require_same_scene(out: Path, checkpoint: Checkpoint | None, scene_print: str) -> None:
@@ -275,7 +315,7 @@ def _read_document(path: Path) -> dict[str, Any]:
             "there is no config.json in it" if path.is_dir() else "there is no such folder",
             "a folder that `recon train` wrote",
         )
-    document = read_json(path / "config.json", SCHEMA, _KEYS)
+    document = read_json(path / "config.json", SCHEMA, [*_KEYS, *_OPTIONAL_KEYS])
     missing = sorted(set(_KEYS) - set(document))
     if missing:
         raise ReconError(f"reading {path / 'config.json'}", f"it lacks {', '.join(missing)}", "what recon wrote")
@@ -293,7 +333,7 @@ def _prepare(out: Path, method: Method, config: TrainConfig, existing: Existing)
         return None
     if existing == "replace":
         exports = _exports_of(_read_document(out)["method"])  # which refuses a config.json that is somebody else's
-        for name in ("config.json", _REPORT, "metrics.jsonl", CHANGES, "eval.json", PROFILE, *exports):
+        for name in ("config.json", _REPORT, "metrics.jsonl", CHANGES, "eval.json", PROFILE, START, *exports):
             (out / name).unlink(missing_ok=True)
         clear_checkpoints(out / "checkpoints")
         return None

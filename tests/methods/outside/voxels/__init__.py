@@ -44,4 +44,5 @@ METHOD = Method(
     start=_start,
     open=_open,
     exports=("voxels.json",),
+    uses_points=False,
 )
