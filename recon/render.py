@@ -84,7 +84,7 @@ class DensitySource(Protocol):
         """Low and high corner, in the world, of a box that holds all that is worth meshing."""
 
     def density(self, points: torch.Tensor) -> torch.Tensor:
-        """Returns the density [N] in 1 / world unit at points [N, 3] of the world, on the renderer's device.
+        """Returns the density [N] in 1 / world unit at points [N, 3] of the world, float32; both on the processor.
 
         A path of length d through the density σ lets the part exp(-σ d) of the light through.
         """

@@ -18,7 +18,8 @@ class MeshConfig:
 
     Attributes:
         method: "tsdf" fuses depth maps; "poisson" then closes the surface by Poisson reconstruction, which needs
-            `pip install recon[mesh]`.
+            `pip install recon[mesh]`; "density" takes the surface from the density of a method that has one, and
+            depth maps only to choose the level, to leave out what no view sees, and for colours.
         depth: which depth of a semi-transparent scene counts as its surface: "surface", where the method itself says
             (splats: where a ray meets the splat that stops it; others: the median), "median", where half of the
             light is stopped, or "expected", the mean.
@@ -31,6 +32,8 @@ class MeshConfig:
         long_side: longer side of the rendered depth maps in pixels; None takes the cameras' own.
         extra_views: cameras to add between each camera and its neighbour; they see no new surface, but they average
             the renderer's noise.
+        density_level: "density": where the surface is, in 1 / world unit; None takes the density where rays lose half
+            of their light.
         min_alpha: pixels that are less opaque (0..1) show no surface.
         confirmations: a pixel counts when at least this many other views see a surface at its place; fewer are asked
             for where fewer look there.  0 accepts every pixel.
@@ -42,7 +45,7 @@ class MeshConfig:
         poisson_depth: depth of Poisson's octree, 6 to 12.
     """
 
-    method: Literal["tsdf", "poisson"] = "tsdf"
+    method: Literal["tsdf", "poisson", "density"] = "tsdf"
     depth: Literal["surface", "median", "expected"] = "surface"
     voxel_size: float | None = None
     truncation_voxels: float | None = None
@@ -50,6 +53,7 @@ class MeshConfig:
     bounds: Box | None = None
     long_side: int | None = None
     extra_views: int = 0
+    density_level: float | None = None
     min_alpha: float = 0.5
     confirmations: int = 2
     tolerance: float = 0.01
@@ -81,6 +85,9 @@ class MeshConfig:
             raise ReconError(doing, f"truncation_voxels is {truncation}", "2 to 64")
         if self.voxel_size is not None and not (math.isfinite(self.voxel_size) and self.voxel_size > 0):
             raise ReconError(doing, f"voxel_size is {self.voxel_size}", "a positive length in world units")
+        level = self.density_level
+        if level is not None and not (math.isfinite(level) and level > 0):
+            raise ReconError(doing, f"density_level is {level}", "a positive density in 1 / world unit")
         if self.long_side is not None and self.long_side < 16:
             raise ReconError(doing, f"long_side is {self.long_side}", "at least 16 pixels")
         if self.bounds is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From anything that renders depth to a mesh: render, compare the views, fuse, extract, clean.
+"""From anything that renders depth to a mesh: render, compare the views, fuse (or sample a density), extract, clean.
 
 Anything that implements `recon.render.Renderer` goes the same way; one that knows better where its surface is brings
 a renderer for that (`recon.render.SurfaceSource`).
@@ -17,9 +17,10 @@ from recon.errors import ReconError
 from recon.kernels.marching_cubes.op import IsoSurface, marching_cubes
 from recon.kernels.tsdf.op import BYTES_PER_BLOCK, DepthView, GridFrame, TsdfGrid, allocate_blocks, integrate
 from recon.progress import SILENT, Progress
-from recon.render import Renderer, SurfaceSource
+from recon.render import DensitySource, Renderer, SurfaceSource
 from recon.surface.clean import drop_small_components, drop_unseen, simplify, smooth
 from recon.surface.config import MeshConfig
+from recon.surface.density import colors_of_views, density_surface
 from recon.surface.depth_maps import BYTES_PER_PIXEL, DepthMap, confirm, render_depth_maps
 from recon.surface.mesh import Mesh
 from recon.surface.poisson import poisson_mesh, require_open3d
@@ -64,14 +65,21 @@ def extract_mesh(
         require_open3d()
     if len(cameras) == 0:
         raise ReconError("making a mesh", "there are no cameras", "at least one, better twenty or more")
+    if config.method == "density" and not isinstance(renderer, DensitySource):
+        raise ReconError(
+            "making a mesh",
+            "what was trained has no density",
+            "a method that has one, such as nerf, for --method density",
+            "leave --method out: its depth is fused",
+        )
+    source = renderer
     if config.depth == "surface" and isinstance(renderer, SurfaceSource):
         renderer = renderer.surface_renderer() or renderer
     maps = render_depth_maps(renderer, plan_cameras(cameras, config, progress), config, progress)
     maps = confirm(maps, config, progress)
     region = find_region(maps, config)
-    field = fuse(maps, region, config, progress)
-    mesh = as_mesh(marching_cubes(field.grid, min_weight=field.min_weight))
-    mesh = drop_unseen(mesh, [m.camera for m in maps], 2 * field.grid.frame.voxel_size)
+    raw = _raw_surface(source, maps, region, config, progress)
+    mesh = drop_unseen(raw.mesh, [m.camera for m in maps], 2 * raw.voxel_size)
     mesh = smooth(drop_small_components(mesh, config.min_component), config.smoothing)
     if len(mesh.faces) == 0:
         raise ReconError(
@@ -88,9 +96,33 @@ def extract_mesh(
             mesh = simplify(mesh, config.max_faces)
     progress.log(
         f"Mesh: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} triangles (of {dense:,}), "
-        f"voxel {field.grid.frame.voxel_size:.3g}, truncation {field.grid.frame.truncation:.3g}, region {region.kind}"
+        f"voxel {raw.voxel_size:.3g}, {raw.words}, region {region.kind}"
     )
     return mesh
+
+
+@dataclass(frozen=True, eq=False)
+class _RawSurface:
+    """A mesh as it comes from the voxels, their size, and what was chosen, in words."""
+
+    mesh: Mesh
+    voxel_size: float
+    words: str
+
+
+def _raw_surface(
+    renderer: Renderer, maps: Sequence[DepthMap], region: Region, config: MeshConfig, progress: Progress
+) -> _RawSurface:
+    if config.method != "density":
+        field = fuse(maps, region, config, progress)
+        frame = field.grid.frame
+        mesh = as_mesh(marching_cubes(field.grid, min_weight=field.min_weight))
+        return _RawSurface(mesh, frame.voxel_size, f"truncation {frame.truncation:.3g}")
+    assert isinstance(renderer, DensitySource), "checked before anything was rendered"
+    found = density_surface(renderer, maps, region, config, progress)
+    mesh = as_mesh(found.surface)
+    mesh = replace(mesh, colors=colors_of_views(mesh.vertices, maps))
+    return _RawSurface(mesh, found.voxel_size, f"density {found.level:.3g}")
 
 
 def plan_cameras(cameras: Sequence[Camera], config: MeshConfig, progress: Progress = SILENT) -> list[Camera]:

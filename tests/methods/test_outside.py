@@ -156,6 +156,8 @@ def test_every_command_works_on_it(run: Path, tmp_path: Path, capsys: pytest.Cap
     mesh = said(capsys, "mesh", run, "--out", tmp_path / "ball.ply", "--long-side", 48, "--confirmations", 1)
     assert mesh["faces"] > 100
     assert 2 * RADIUS * 0.8 < mesh["diagonal"] / 3**0.5 < 2 * RADIUS * 1.4
+    options = ["--long-side", 48, "--confirmations", 1, "--method", "density", "--voxel-size", 0.08]
+    assert said(capsys, "mesh", run, "--out", tmp_path / "dense.ply", *options)["faces"] > 100
     bench = said(capsys, "bench", "render", run, "--size", "24x24", "--repeats", 1, "--views", 1, "--threads", 1)
     assert bench["entries"][0]["facts"]["gaussians"] is None
 
