@@ -16,6 +16,7 @@ void bind_blend(nb::module_& m);
 void bind_mlp(nb::module_& m);
 void bind_composite(nb::module_& m);
 void bind_hash_encoding(nb::module_& m);
+void bind_occupancy(nb::module_& m);
 void bind_palette(nb::module_& m);
 void bind_ssim(nb::module_& m);
 void bind_projection(nb::module_& m);
@@ -58,6 +59,7 @@ NB_MODULE(RECON_MODULE, m) {
     recon::bind_mlp(m);
     recon::bind_composite(m);
     recon::bind_hash_encoding(m);
+    recon::bind_occupancy(m);
     recon::bind_palette(m);
     recon::bind_ssim(m);
     recon::bind_projection(m);

@@ -17,18 +17,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from recon.cameras import Camera
 from recon.errors import ReconError
 from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.checks import check_tensor
+from recon.kernels.native import native
 from recon.kernels.ray_march.types import Space
 
 LEVELS = 4
 MOST_CELLS_A_SIDE = 256
 UNKNOWN = float("inf")
 NEVER = -1.0
+_BLOCK = 4096
 
 
 def level_bytes(resolution: int) -> tuple[int, ...]:
@@ -109,12 +112,33 @@ def occupancy_cells(
         cells [M] int32 and a random position in each, [M, 3] float32 in the unit cube.  M is `count`; 0 where no cell
         may be occupied.
     """
-    from recon.kernels.occupancy.reference import occupancy_cells_reference
+    from recon.kernels.occupancy.reference import occupancy_cells_reference, random_key
 
     if count is not None and not 0 <= count < 1 << 28:
         raise ReconError("choosing cells of an occupancy grid", f"{count} were asked for", "0 to 2^28")
-    resolve_backend(backend, grid.densities.device, ("reference",))
-    return occupancy_cells_reference(grid, seed, count)
+    device = grid.densities.device
+    resolved = resolve_backend(backend, device, ("cpu", "reference"))
+    if resolved == "reference":
+        return occupancy_cells_reference(grid, seed, count)
+    module, before = native(), torch.empty((2, -(-grid.cells // _BLOCK) + 1), dtype=torch.int64)
+    params = module.OccupancyCellsParams()
+    bits = _aligned(grid.bits)
+    params.densities, params.bits, params.resolution = grid.densities.data_ptr(), bits.data_ptr(), grid.resolution
+    params.possible, params.occupied = before[0].data_ptr(), before[1].data_ptr()
+    module.occupancy_count(params)
+    possible, occupied = before[:, -1].tolist()
+    half = 0 if count is None or occupied == 0 else count // 2
+    rest = possible if count is None else count - half if possible else 0
+    cells, positions = torch.empty(half + rest, dtype=torch.int32), torch.empty((half + rest, 3))
+    params.from_possible, params.from_occupied, params.key = rest, half, random_key(seed)
+    params.cells, params.positions = cells.data_ptr(), positions.data_ptr()
+    module.occupancy_choose(params)
+    return cells, positions
+
+
+def _aligned(bits: torch.Tensor) -> torch.Tensor:
+    """The bits where words of them can be read."""
+    return bits if bits.data_ptr() % 4 == 0 else bits.clone()
 
 
 def update_occupancy(
@@ -144,18 +168,41 @@ def update_occupancy(
     """
     from recon.kernels.occupancy.reference import update_occupancy_reference
 
+    doing, device = "updating an occupancy grid", grid.densities.device
     cells = check_tensor("update_occupancy", "cells", cells, (None,), torch.int32)
     densities = check_tensor("update_occupancy", "densities", densities.detach(), (len(cells),))
     if not threshold > 0 or not 0 <= decay <= 1:
-        raise ReconError(
-            "updating an occupancy grid", f"threshold is {threshold} and decay {decay}", "above 0, and 0 to 1"
-        )
-    if len(cells) and not 0 <= int(cells.min()) <= int(cells.max()) < grid.cells:
-        raise ReconError(
-            "updating an occupancy grid", f"cells reach from {cells.min()} to {cells.max()}", f"0 to {grid.cells - 1}"
-        )
-    resolve_backend(backend, grid.densities.device, ("reference",))
-    update_occupancy_reference(grid, cells, densities, threshold, decay)
+        raise ReconError(doing, f"threshold is {threshold} and decay {decay}", "above 0, and 0 to 1")
+    resolved = resolve_backend(backend, device, ("cpu", "reference"))
+    if resolved == "cpu":
+        right = _update_cpu(grid, cells, densities, threshold, decay)
+    else:
+        right = len(cells) == 0 or 0 <= int(cells.min()) <= int(cells.max()) < grid.cells
+        if right:
+            update_occupancy_reference(grid, cells, densities, threshold, decay)
+    if not right:
+        raise ReconError(doing, f"cells reach from {cells.min()} to {cells.max()}", f"0 to {grid.cells - 1}")
+
+
+def _update_cpu(
+    grid: OccupancyGrid, cells: torch.Tensor, densities: torch.Tensor, threshold: float, decay: float
+) -> bool:
+    """Returns whether all cells exist; nothing is changed otherwise."""
+    module = native()
+    bits, blocks = _aligned(grid.bits), -(-grid.cells // _BLOCK)
+    touched = torch.zeros(grid.cells // 32, dtype=torch.int32)
+    sums, counts = torch.empty(blocks, dtype=torch.float64), torch.empty(blocks, dtype=torch.int64)
+    flags = torch.empty(3 * (grid.resolution // 2) ** 3, dtype=torch.uint8)
+    params = module.OccupancyUpdateParams()
+    params.densities, params.bits, params.resolution = grid.densities.data_ptr(), bits.data_ptr(), grid.resolution
+    params.cells, params.found, params.count = cells.data_ptr(), densities.data_ptr(), len(cells)
+    params.threads, params.threshold, params.decay = module.max_threads(), threshold, decay
+    params.touched, params.flags = touched.data_ptr(), flags.data_ptr()
+    params.sums, params.counts = sums.data_ptr(), counts.data_ptr()
+    right: bool = module.occupancy_update(params)
+    if bits is not grid.bits:
+        grid.bits.copy_(bits)
+    return right
 
 
 def mark_unseen(
@@ -172,7 +219,7 @@ def mark_unseen(
     Marked are cells
 
     - that fewer than `min_views` cameras see: nothing in the photographs says what is there;
-    - that lie wholly nearer than `near` to a camera and inside its picture: what stood there would have been in the
+    - whose sphere lies wholly inside a camera's picture and nearer than `near`: what stood there would have been in the
       way.  Fog in front of cameras, which a field grows because nobody else looks there, has no room, and scene
       content is not cut as long as `near` is below what the camera's photograph shows, for example half the depth of
       the nearest reconstructed points in it.  It may be given for each camera.
@@ -191,13 +238,44 @@ def mark_unseen(
     """
     from recon.kernels.occupancy.reference import mark_unseen_reference
 
+    table = cameras_table(cameras, near).to(grid.densities.device)
+    resolved = resolve_backend(backend, grid.densities.device, ("cpu", "reference"))
+    if resolved == "reference":
+        mark_unseen_reference(grid, space, table, min_views)
+        return
+    module, bits = native(), _aligned(grid.bits)
+    flags = torch.empty(3 * (grid.resolution // 2) ** 3, dtype=torch.uint8)
+    params = module.UnseenParams()
+    params.densities, params.bits, params.resolution = grid.densities.data_ptr(), bits.data_ptr(), grid.resolution
+    params.flags, params.cameras = flags.data_ptr(), table.data_ptr()
+    params.camera_count, params.min_views = len(table), min_views
+    params.center_x, params.center_y, params.center_z = space.center
+    params.half_size, params.contracted = space.half_size, int(space.contracted)
+    module.occupancy_mark(params)
+    if bits is not grid.bits:
+        grid.bits.copy_(bits)
+
+
+def cameras_table(cameras: Sequence[Camera], near: float | Sequence[float]) -> torch.Tensor:
+    """Returns what `mark_unseen` needs of each camera, [C, 24] float32.
+
+    The first three rows of `cam_from_world`; near; then of the planes through the picture's left, right, upper and
+    lower side the factors of z and of x (or y) in a point's distance from them, positive inside; and zeros.
+    """
     doing = "marking the cells that no camera sees"
     nears = [float(near)] * len(cameras) if isinstance(near, (int, float)) else [float(n) for n in near]
     if len(nears) != len(cameras):
         raise ReconError(doing, f"{len(nears)} near distances for {len(cameras)} cameras", "as many")
     if any(not n >= 0 for n in nears):
-        raise ReconError(doing, f"a near distance is {min(nears)}", "0 or more")
+        raise ReconError(doing, f"the near distances are {nears}", "0 or more")
     if other := next((camera for camera in cameras if not camera.is_pinhole), None):
         raise ReconError(doing, f"a camera is {other.model.value}", "PINHOLE", "undistort the photographs")
-    resolve_backend(backend, grid.densities.device, ("reference",))
-    mark_unseen_reference(grid, space, cameras, nears, min_views)
+    table = np.zeros((len(cameras), 24), dtype=np.float32)
+    for row, camera, nearest in zip(table, cameras, nears):
+        row[:12], row[12] = camera.cam_from_world[:3].flatten(), nearest
+        sides = (camera.cx, camera.cx - camera.width, camera.cy, camera.cy - camera.height)
+        for number, (side, focal) in enumerate(zip(sides, (camera.fx, camera.fx, camera.fy, camera.fy))):
+            reach, sign = abs(side) / focal, 1 if number % 2 == 0 else -1
+            # Where the principal point lies outside the picture, the sides' signs say so.
+            row[13 + 2 * number : 15 + 2 * number] = np.array([sign * side / focal, sign]) / np.hypot(1, reach)
+    return torch.from_numpy(table)

@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from recon.cameras import Camera
 from recon.kernels.occupancy.op import LEVELS, NEVER, OccupancyGrid
 from recon.kernels.ray_march.types import Space
 
@@ -48,10 +45,14 @@ def mixed(words: torch.Tensor) -> torch.Tensor:
     return words ^ (words >> 16)
 
 
+def random_key(seed: int) -> int:
+    """Returns the 32-bit word that chooses the random numbers."""
+    return (int(mixed(torch.tensor(seed & _WORD))) + (seed >> 32 & _WORD) * 0x9E3779B9) & _WORD
+
+
 def random_words(seed: int, numbers: torch.Tensor) -> torch.Tensor:
     """Returns random 32-bit words (as int64) for whole numbers."""
-    key = mixed(torch.tensor(seed & _WORD)) + (seed >> 32 & _WORD) * 0x9E3779B9
-    return mixed((mixed(numbers) + int(key)) & _WORD)
+    return mixed((mixed(numbers) + random_key(seed)) & _WORD)
 
 
 def occupancy_cells_reference(grid: OccupancyGrid, seed: int, count: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,7 +62,8 @@ def occupancy_cells_reference(grid: OccupancyGrid, seed: int, count: int | None)
         cells = possible
     else:
         half = 0 if len(occupied) == 0 else count // 2
-        cells = torch.cat([_spread(possible, seed, count - half, 0), _spread(occupied, seed, half, count - half)])
+        rest = count - half if len(possible) else 0
+        cells = torch.cat([_spread(possible, seed, rest, 0), _spread(occupied, seed, half, rest)])
     numbers = 4 * torch.arange(len(cells), device=cells.device)
     places = torch.stack([random_words(seed, numbers + axis) >> 8 for axis in (1, 2, 3)], -1).float() * 2.0**-24
     g = grid.resolution
@@ -97,12 +99,11 @@ def update_occupancy_reference(
     grid.bits.copy_(bits_of(grid.densities > threshold, grid.resolution))
 
 
-def mark_unseen_reference(
-    grid: OccupancyGrid, space: Space, cameras: Sequence[Camera], nears: Sequence[float], min_views: int
-) -> None:
+def mark_unseen_reference(grid: OccupancyGrid, space: Space, table: torch.Tensor, min_views: int) -> None:
+    """`table`: of `recon.kernels.occupancy.op.cameras_table`."""
     never = torch.cat(
         [
-            _never(grid, space, cameras, nears, min_views, range(first, min(first + _CELLS_AT_ONCE, grid.cells)))
+            _never(grid, space, table, min_views, range(first, min(first + _CELLS_AT_ONCE, grid.cells)))
             for first in range(0, grid.cells, _CELLS_AT_ONCE)
         ]
     )
@@ -110,31 +111,22 @@ def mark_unseen_reference(
     grid.bits.copy_(bits_of(grid.occupied() & ~never, grid.resolution))
 
 
-def _never(
-    grid: OccupancyGrid,
-    space: Space,
-    cameras: Sequence[Camera],
-    nears: Sequence[float],
-    min_views: int,
-    cells: range,
-) -> torch.Tensor:
+def _never(grid: OccupancyGrid, space: Space, table: torch.Tensor, min_views: int, cells: range) -> torch.Tensor:
     """Whether each of the cells can never be occupied."""
     device = grid.densities.device
     centers, radii = cell_spheres(grid.resolution, space, torch.arange(cells.start, cells.stop, device=device))
     views = torch.zeros(len(radii), dtype=torch.int32, device=device)
     in_the_way = torch.zeros(len(radii), dtype=torch.bool, device=device)
-    for camera, near in zip(cameras, nears):
-        pose = torch.tensor(camera.cam_from_world, dtype=torch.float32, device=device)
-        x, y, z = (centers @ pose[:3, :3].T + pose[:3, 3]).unbind(-1)
+    for camera in table:
+        pose = camera[:12].reshape(3, 4)
+        x, y, z = (centers @ pose[:, :3].T + pose[:, 3]).unbind(-1)
         # How far the centre lies inside the planes through the picture's sides; below -radius nothing of the sphere is.
-        depth = torch.full_like(z, torch.inf)
-        for near_side, far_side, coordinate, focal in (
-            (camera.cx, camera.width - camera.cx, x, camera.fx), (camera.cy, camera.height - camera.cy, y, camera.fy),
-        ):  # fmt: skip
-            for sign, reach in ((1, near_side / focal), (-1, far_side / focal)):
-                depth = depth.minimum((sign * coordinate + reach * z) / (1 + reach * reach) ** 0.5)
-        views += ((depth >= -radii) & (z + radii >= near) & (z > -radii)).int()
-        in_the_way |= (depth >= 0) & (z > 0) & (z + radii < near)
+        inside = torch.full_like(z, torch.inf)
+        for number, coordinate in ((13, x), (15, x), (17, y), (19, y)):
+            inside = inside.minimum(camera[number] * z + camera[number + 1] * coordinate)
+        near = camera[12]
+        views += ((inside >= -radii) & (z + radii >= near) & (z + radii > 0)).int()
+        in_the_way |= (inside >= radii) & (z + radii < near)
     return (views < min_views) | in_the_way
 
 
