@@ -248,14 +248,13 @@ void choose(const OccupancyCellsParams& p, bool occupied, int64_t block, int64_t
     for (int64_t word = block * (kBlock / 32); word < words && word < (block + 1) * (kBlock / 32); ++word)
         for (uint32_t on = choices(p, occupied, word); on != 0; on &= on - 1)
             cells[listed++] = static_cast<int32_t>(32 * word + __builtin_ctz(on));
-    // The last part that begins at or before the block's first.
-    int64_t part = here * count / total;
-    while (part > 0 && part * total / count > here) --part;
-    while (part > 0 && rank_in_part(p.key, part - 1, count, total, first) >= here) --part;
-    for (; part < count; ++part) {
-        const int64_t rank = rank_in_part(p.key, part, count, total, first);
+    // From the first part whose cell may be here.
+    int64_t first_part = here * count / total;
+    while (first_part > 0 && rank_in(part_of(first_part - 1, count, total), p.key, first) >= here) --first_part;
+    for (Part part = part_of(first_part, count, total); part.number < count; next_part(part)) {
+        const int64_t rank = rank_in(part, p.key, first);
         if (rank >= end) break;
-        if (rank >= here) p.cells[first + part] = cells[rank - here];
+        if (rank >= here) p.cells[first + part.number] = cells[rank - here];
     }
 }
 

@@ -17,11 +17,30 @@ RECON_FN uint32_t mixed(uint32_t word) {
 }
 RECON_FN uint32_t random_word(uint32_t key, uint32_t number) { return mixed(mixed(number) + key); }
 
-// One of the cells of part `number` of `count` equal parts of `total`.
-RECON_FN int64_t rank_in_part(uint32_t key, int64_t number, int64_t count, int64_t total, int64_t first) {
-    const int64_t begin = number * total / count, end = (number + 1) * total / count;
-    const uint64_t word = random_word(key, static_cast<uint32_t>(4 * (number + first)));
-    return begin + static_cast<int64_t>((word * static_cast<uint64_t>(end - begin)) >> 32);
+// Part `number` of `count` equal parts of `total` cells, and on to the next part without a division.
+struct Part {
+    int64_t begin, end, rest, each, left, count, number;
+};
+RECON_FN void find_end(Part& part) {
+    part.end = part.begin + part.each;
+    part.rest += part.left;
+    if (part.rest >= part.count) ++part.end, part.rest -= part.count;
+}
+RECON_FN Part part_of(int64_t number, int64_t count, int64_t total) {
+    const int64_t product = number * total;
+    Part part{product / count, 0, product % count, total / count, total % count, count, number};
+    find_end(part);
+    return part;
+}
+RECON_FN void next_part(Part& part) {
+    ++part.number;
+    part.begin = part.end;
+    find_end(part);
+}
+// One of the cells of a part; the random number is that of entry `number + first`.
+RECON_FN int64_t rank_in(const Part& part, uint32_t key, int64_t first) {
+    const uint64_t word = random_word(key, static_cast<uint32_t>(4 * (part.number + first)));
+    return part.begin + static_cast<int64_t>((word * static_cast<uint64_t>(part.end - part.begin)) >> 32);
 }
 
 // What a density becomes: `old` is not below 0 (infinite: not known), `found` is not below 0.
