@@ -16,6 +16,7 @@ and those of no other ray.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ import torch
 from recon.errors import ReconError
 from recon.kernels.backend import Backend, resolve_backend
 from recon.kernels.checks import check_tensor
+from recon.kernels.composite.cuda import RAY_THREADS, compact_rows_cuda, truncate_rays_cuda
 from recon.kernels.composite.reference import composite_reference
 from recon.kernels.composite.types import Composited, CompositeGradients, CompositeOptions, RayState, Saved
 from recon.kernels.cuda.program import params_of, program_for
@@ -38,7 +40,8 @@ __all__ = [
     "composite_backward_into", "composite_into", "truncate_into",
 ]  # fmt: skip
 
-_BACKENDS = ("cpu", "reference")
+_BACKENDS = ("cpu", "cuda", "reference")
+_KERNELS = ("cpu", "cuda")
 
 
 def composite(
@@ -123,7 +126,7 @@ def composite_into(
 
     Rows of the raw arrays may lie further apart than they are wide.
     """
-    resolved = resolve_backend(backend, raw_density.device, _BACKENDS)
+    resolved = resolve_backend(backend, raw_density.device, _KERNELS)
     rays, count = len(samples.offsets) - 1, len(samples.distances)
     ray_fields = {field: workspace.take(f"{name} {field}", (rays,)) for field in _RAY_FIELDS}
     fields = {field: workspace.take(f"{name} {field}", (count,)) for field in _SAMPLE_FIELDS}
@@ -164,7 +167,7 @@ def composite_backward_into(
     """
     saved, (rays, channels), count = composited.saved, composited.color.shape, len(samples.distances)
     assert saved is not None, "this was composited without a workspace"
-    resolved = resolve_backend(backend, density_gradient.device, _BACKENDS)
+    resolved = resolve_backend(backend, density_gradient.device, _KERNELS)
     by_raw_color = workspace.take(f"{name} color gradient", (count, saved.color_width))
     _check_rows(density_gradient, count)
     assert gradients.color.shape == (rays, channels), gradients.color.shape
@@ -210,18 +213,21 @@ def truncate_into(
         name: see `workspace`.
         backend: see `recon.kernels.backend`.
     """
-    resolved = resolve_backend(backend, raw_density.device, _BACKENDS)
+    resolved = resolve_backend(backend, raw_density.device, _KERNELS)
     rays, count = len(samples.offsets) - 1, len(samples.distances)
     offsets = workspace.take(f"{name} offsets", (rays + 1,), torch.int32)
     params = _params("TruncateParams", resolved, transmittance=transmittance, kept_offsets=offsets)
     params.min_transmittance = min_transmittance
     _set_samples(params, raw_density, samples, options)
-    kept = native().truncate_rays(params)
+    if resolved == "cuda":
+        kept = truncate_rays_cuda(params, offsets)
+    else:
+        kept = native().truncate_rays(params)
     if kept == count:
         return samples, arrays
     own = [samples.positions, samples.distances, samples.lengths, samples.ray_of]
     positions, distances, lengths, ray_of, *moved = _compact(
-        [*own, *arrays], samples.offsets, offsets, kept, workspace, name
+        resolved, [*own, *arrays], (samples.offsets, offsets), workspace, name
     )
     truncated = replace(
         samples, positions=positions, distances=distances, lengths=lengths, ray_of=ray_of, offsets=offsets
@@ -230,23 +236,26 @@ def truncate_into(
 
 
 def _compact(
+    backend: str,
     arrays: list[torch.Tensor],
-    offsets: torch.Tensor,
-    kept_offsets: torch.Tensor,
-    kept: int,
+    offsets: tuple[torch.Tensor, torch.Tensor],
     workspace: Workspace,
     name: str,
 ) -> list[torch.Tensor]:
-    """Returns the kept rows of arrays, in the workspace."""
-    params = _params("CompactParams", "cpu", offsets=offsets, kept_offsets=kept_offsets)
-    params.rays = len(offsets) - 1
-    moved = []
+    """Returns the kept rows of arrays, in the workspace; `offsets` are those of all samples and of the kept ones."""
+    before, after = offsets
+    kept, moved = int(after[-1]), []
     for index, array in enumerate(arrays):
         assert array.is_contiguous()
         assert array.element_size() == 4
-        to = workspace.take(f"{name} rows {index}", (kept, *array.shape[1:]), array.dtype)
-        params.add(array.data_ptr(), to.data_ptr(), array.stride(0))
-        moved.append(to)
+        moved.append(workspace.take(f"{name} rows {index}", (kept, *array.shape[1:]), array.dtype))
+    if backend == "cuda":
+        compact_rows_cuda(arrays, moved, before, after)
+        return moved
+    params = _params("CompactParams", backend, offsets=before, kept_offsets=after)
+    params.rays = len(before) - 1
+    for array, to in zip(arrays, moved):
+        params.add(array.data_ptr(), to.data_ptr(), math.prod(array.shape[1:]))
     native().compact_rows(params)
     return moved
 
@@ -277,7 +286,7 @@ def accumulate_into(
     Returns:
         [A] int64, ascending: positions in the portion (0 to r − 1) of the rays that are still alive.
     """
-    resolved = resolve_backend(backend, raw_density.device, _BACKENDS)
+    resolved = resolve_backend(backend, raw_density.device, _KERNELS)
     count, channels = len(samples.distances), state.color.shape[1]
     assert (len(rays), rays.dtype) == (len(samples.offsets) - 1, torch.int32)
     alive = workspace.take("accumulated alive", (len(rays),), torch.bool)
@@ -335,4 +344,4 @@ def _start(backend: str, kernel: str, params: Any, rays: int, device: torch.devi
     if backend == "cpu":
         getattr(native(), kernel)(params)
     else:
-        program_for(device).launch(kernel, rays, params)
+        program_for(device).launch(kernel, RAY_THREADS * rays, params)

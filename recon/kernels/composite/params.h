@@ -74,16 +74,14 @@ struct TruncateParams {
     int32_t* kept_offsets = nullptr;       // [R + 1], written
 };
 
-inline constexpr int kMostMoved = 16;
-
 struct CompactParams {
     const int32_t* offsets = nullptr;       // [R + 1]
     const int32_t* kept_offsets = nullptr;  // [R + 1]
     int64_t rays = 0;
     int64_t arrays = 0;
-    const uint32_t* from[kMostMoved] = {};  // [S, words] each
-    uint32_t* to[kMostMoved] = {};          // [kept, words] each, written
-    int64_t words[kMostMoved] = {};
+    const uint32_t* from[16] = {};     // [S, words] each
+    uint32_t* to[16] = {};                 // [kept, words] each, written
+    int64_t words[16] = {};
 };
 
 }  // namespace recon
