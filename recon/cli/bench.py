@@ -37,9 +37,13 @@ class Kernels(MeasureOptions):
     """How fast each kernel of a training step is, the renderer, and the whole step."""
 
     only: str = ""
-    """Stages to measure: project, bin, blend forward, loss, blend backward, update, render, step; by default all."""
+    """Stages to measure: project, bin, blend forward, loss, blend backward, update, render, step; and of a NeRF march,
+    encode, density network, truncate, color network, composite, composite backward, color network backward, density
+    network backward, encode backward, table adam, field; by default all."""
     sizes: str = "10k,50k,1m"
-    """Numbers of Gaussians of the random scenes, as in 10k,1.5m."""
+    """Numbers of Gaussians of the random scenes, as in 10k,1.5m; "" measures no splats."""
+    samples: str = "65536"
+    """Numbers of samples of a NeRF's batches, as in 64k,200k; "" measures no NeRF."""
     threads: str = "1,2"
     """Numbers of threads."""
     isa: str = ""
@@ -198,6 +202,7 @@ def _kernels(options: Kernels, progress: Progress) -> Outcome:
     settings = KernelSettings(
         stages=_stages(options.only),
         sizes=tuple(parse_counts(options.sizes, doing)) if options.sizes else (),
+        field_sizes=tuple(parse_counts(options.samples, doing)) if options.samples else (),
         picture=parse_size(options.picture, doing) if options.picture else None,
         threads=_threads(options.threads, doing),
         isas=_isas(options.isa),
@@ -397,13 +402,14 @@ def _finish(
 
 
 def _stages(only: str) -> tuple[str, ...]:
-    from recon.bench.kernels import STAGES
+    from recon.bench.kernels import FIELD_STAGES, STAGES
 
+    known = (*STAGES, *FIELD_STAGES)
     wanted = [name.strip().replace("-", " ").replace("_", " ") for name in only.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in STAGES]
+    unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise ReconError("choosing what to measure", f"there is no stage {unknown[0]!r}", f"of {', '.join(STAGES)}")
-    return tuple(name for name in STAGES if name in wanted) or STAGES
+        raise ReconError("choosing what to measure", f"there is no stage {unknown[0]!r}", f"of {', '.join(known)}")
+    return tuple(name for name in known if name in wanted) or known
 
 
 def _threads(text: str, doing: str) -> tuple[int, ...]:

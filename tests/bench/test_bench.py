@@ -18,7 +18,7 @@ from small_scenes import small_scene
 
 from recon.bench import ablation, kernels, scaling, stages
 from recon.bench import train as training
-from recon.bench.kernels import STAGES
+from recon.bench.kernels import FIELD_STAGES, STAGES
 from recon.bench.record import record, stem
 from recon.bench.results import Samples, read_report
 from recon.bench.scenes import random_scene
@@ -26,10 +26,11 @@ from recon.bench.worker import call_worker
 from recon.cli import train as train_command
 from recon.cli.main import main
 from recon.errors import ReconError
-from recon.kernels.native import native, supported_isas
+from recon.kernels.native import active_isa, native, supported_isas
 from recon.methods import SplatConfig
 
 TINY = ["--picture", "64x48", "--repeats", "1"]
+NO_FIELD = ["--samples", ""]
 
 
 @pytest.fixture(autouse=True)
@@ -113,10 +114,27 @@ def test_plain_torch_is_measured_beside_the_kernels(
 ) -> None:
     monkeypatch.setattr(kernels, "REFERENCE_GAUSSIANS", 60)
     monkeypatch.setattr(kernels, "REFERENCE_SIZE", (32, 32))
-    document = run_json(["kernels", "--sizes", "200", *TINY, "--threads", "1"], capsys)
+    document = run_json(["kernels", "--sizes", "200", *TINY, *NO_FIELD, "--threads", "1"], capsys)
     torch_entries = [entry for entry in document["entries"] if entry["facts"]["isa"] == "torch"]
     assert {entry["facts"]["stage"] for entry in torch_entries} == set(STAGES) - {"render", "step"}
     assert all(entry["facts"]["times_slower"] > 0 for entry in torch_entries)
+
+
+def test_kernels_of_a_nerf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(kernels, "REFERENCE_SAMPLES", 300)
+    words = ["kernels", "--sizes", "", "--samples", "500", *TINY, "--threads", "1,2"]
+    document = run_json(words, capsys)
+    facts = [entry["facts"] for entry in document["entries"]]
+    for isa in (active_isa(), "torch"):
+        assert {fact["stage"] for fact in facts if fact["isa"] == isa} == set(FIELD_STAGES)
+    ours = [fact for fact in facts if fact["isa"] != "torch"]
+    assert all(0 < fact["reached"] < fact["samples"] for fact in ours)
+    assert all(fact["msamples_per_s"] > 0 and fact["gb_per_s"] > 0 for fact in ours)
+    assert 250 < ours[0]["samples"] < 1000
+    assert_names_no_machine(json.dumps(document), tmp_path)
+    words = ["kernels", "--only", "composite,table-adam", "--samples", "300", *TINY, "--threads", "1", "--no-reference"]
+    document = run_json(words, capsys)
+    assert [entry["facts"]["stage"] for entry in document["entries"]] == ["composite", "table adam"]
 
 
 def test_rendering(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
