@@ -134,7 +134,9 @@ class _Pipeline:
         config = self._train_config()
         processed = self._timed("process", self._process)
         # The stages' keys build on one another, so a change redoes what comes after it and nothing else.
-        train_key = fingerprint("train", self._scene_key(), _shaping(config))
+        # The default method is not named in them, so that results which stand from before there were others are kept.
+        named = [] if self.method.name == PipelineConfig.method else [self.method.name]
+        train_key = fingerprint("train", self._scene_key(), _shaping(config), *named)
         train = self._timed("train", lambda: self._train(config, train_key))
         scores = self._timed("eval", lambda: self._eval(train_key))
         mesh = self._timed("mesh", lambda: self._mesh(train_key)) if self.config.mesh else None

@@ -232,7 +232,9 @@ class Profile:
                     setattr(whole, spec.name, getattr(whole, spec.name) + getattr(stage, spec.name))
         floor = sum(stage.floor_seconds(self.limits) for stage in stages) if self.limits else 0.0
         rows.append(_row(whole, steps, seconds, None, floor))
-        return rows
+        # Columns that say nothing of any stage, such as pairs in a method without Gaussians, are left out.
+        told = [index for index, texts in enumerate(zip(*rows[1:])) if any(texts)]
+        return [tuple(row[index] for index in told) for row in rows]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the profile as JSON values: sums over all steps, wall and processor seconds, and the floors."""
