@@ -30,7 +30,7 @@ FILE_NAME = "start.safetensors"
 POINTS = 50_000
 """About how many points there are at most."""
 
-_LONG_SIDE = 400
+_LONG_SIDE = 256
 _MOST_VIEWS = 80
 _SAME_PLACE = 1e-3
 _FIELDS = {"positions": (np.float64, 3), "colors": (np.uint8, 3), "errors_px": (np.float32, 0)}
