@@ -35,6 +35,9 @@ FAR_INVERSE_DEPTH = 1e-6
 """Stands for "nothing is there": farther than any bounds, relative to a surface's inverse depth."""
 
 
+_CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True, eq=False)
 class DepthMap:
     """What one camera sees.
@@ -47,6 +50,7 @@ class DepthMap:
         confidence: [H, W] float32, how far each pixel is trusted; 0 not at all.
         disagreement: how far other views' surfaces are from this one's, relative to the depth (upper quartile); 0
             before views are compared.
+        rendered_on: the device that the renderer used, where maps are fused too if it has kernels for that.
     """
 
     camera: Camera
@@ -55,6 +59,7 @@ class DepthMap:
     empty: torch.Tensor
     confidence: torch.Tensor
     disagreement: float = 0.0
+    rendered_on: torch.device = _CPU
 
     @property
     def inverse_depth(self) -> torch.Tensor:
@@ -164,6 +169,7 @@ def _render_one(renderer: Renderer, camera: Camera, config: MeshConfig) -> Depth
         (rgb.nan_to_num(0.0).clamp(0, 1) * 255 + 0.5).to(torch.uint8),
         alpha < EMPTY_ALPHA,
         torch.where(trusted, alpha.clamp(0, 1), torch.zeros(())),
+        rendered_on=output.alpha.device,
     )
 
 

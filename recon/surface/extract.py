@@ -7,13 +7,17 @@ a renderer for that (`recon.render.SurfaceSource`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from recon.cameras import Camera
 from recon.errors import ReconError
+from recon.kernels.backend import Backend
+from recon.kernels.cuda.program import can_run_on
 from recon.kernels.marching_cubes.op import IsoSurface, marching_cubes
 from recon.kernels.tsdf.op import BYTES_PER_BLOCK, DepthView, GridFrame, TsdfGrid, allocate_blocks, integrate
 from recon.progress import SILENT, Progress
@@ -175,18 +179,27 @@ class FusedField:
     min_weight: float
 
 
-def fuse(maps: Sequence[DepthMap], region: Region, config: MeshConfig, progress: Progress = SILENT) -> FusedField:
-    """Fuses depth maps over a region at the given or at a fitting voxel size.
+def fuse(
+    maps: Sequence[DepthMap],
+    region: Region,
+    config: MeshConfig,
+    progress: Progress = SILENT,
+    backend: Backend = "auto",
+) -> FusedField:
+    """Fuses depth maps over a region at the given or at a fitting voxel size, on the GPU that rendered them or on the
+    CPU.
 
     Raises:
         ReconError: the voxel size that was given needs more memory than `max_memory_gib`.
     """
-    max_blocks = int(config.max_memory_gib * GIB / 2 / BYTES_PER_BLOCK)
+    device = _fusion_device(maps, progress)
+    max_blocks = int(min(config.max_memory_gib * GIB, _free_bytes(device)) / 2 / BYTES_PER_BLOCK)
     finest = config.voxel_size or PIXELS_PER_VOXEL * region.pixel_size
     voxel = finest
     while True:
         frame = GridFrame.covering(region.low, region.high, voxel, _truncation(maps, region, config, voxel))
-        found = allocate_blocks((_surface_only(m) for m in maps), frame, max_blocks)
+        surfaces = (_moved(_surface_only(m), device) for m in maps)
+        found = allocate_blocks(surfaces, frame, max_blocks, backend, device)
         if found.complete:
             break
         if config.voxel_size is not None:
@@ -205,11 +218,32 @@ def fuse(maps: Sequence[DepthMap], region: Region, config: MeshConfig, progress:
     grid = TsdfGrid.empty(frame, found.blocks)
     with progress.stage("Fusing depth", len(maps), "views") as stage:
         for seen in maps:
-            integrate(grid, seen.view())
+            integrate(grid, _moved(seen.view(), device), backend)
             stage.advance()
     near = (grid.weight_sum > 0) & (grid.color_sum[:, 3] > 0)
     typical = float(grid.weight_sum[near].median()) if bool(near.any()) else 0.0
     return FusedField(grid, MIN_WEIGHT_SHARE * typical)
+
+
+def _fusion_device(maps: Sequence[DepthMap], progress: Progress) -> torch.device:
+    """Where the maps were rendered, if that is a GPU that our kernels run on."""
+    device = maps[0].rendered_on if maps else torch.device("cpu")
+    if device.type == "cpu" or can_run_on(device):
+        return device
+    progress.log("Depth is fused on the CPU: the packages of the extra `cuda` are missing (pip install 'recon[cuda]')")
+    return torch.device("cpu")
+
+
+def _free_bytes(device: torch.device) -> float:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+
+
+def _moved(view: DepthView, device: torch.device) -> DepthView:
+    if device.type == "cpu":
+        return view
+    names = ("inverse_depth", "slant", "confidence", "color")
+    maps = {name: tensor.to(device) for name in names if (tensor := getattr(view, name)) is not None}
+    return replace(view, **maps)
 
 
 def _truncation(maps: Sequence[DepthMap], region: Region, config: MeshConfig, voxel: float) -> float:
@@ -232,5 +266,6 @@ def as_mesh(surface: IsoSurface) -> Mesh:
     """Returns the surface as a mesh with 8-bit colours."""
     colors = None
     if surface.colors is not None:
-        colors = (surface.colors.numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    return Mesh(surface.vertices.numpy(), surface.faces.numpy(), colors, surface.normals.numpy())
+        colors = (surface.colors.cpu().numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    vertices, faces, normals = (t.cpu().numpy() for t in (surface.vertices, surface.faces, surface.normals))
+    return Mesh(vertices, faces, colors, normals)

@@ -43,6 +43,7 @@ def numbers(report: Report) -> None:
         _loss(report, seed)
         _rows(report, seed)
         _density(report, seed)
+        _meshing(report)
         _fused_training(report)
         _graphs(report)
     finally:
@@ -168,6 +169,41 @@ def _density(report: Report, seed: int) -> None:
     if counts[0] == counts[1]:
         for name in ("means", "log_scales", "sh"):
             report.relative(f"{name} after density control", results[0][name], results[1][name], 1e-5)
+
+
+def _meshing(report: Report) -> None:
+    """Depth maps of a sphere to a mesh, all on the device, against the CPU's kernels."""
+    from kernels.tsdf.test_tsdf import EYES, sphere_frame, sphere_view
+
+    from recon.kernels.marching_cubes.op import marching_cubes
+    from recon.kernels.tsdf.op import TsdfGrid, allocate_blocks, integrate
+
+    frame = sphere_frame(0.05 if report.small else 0.005, 0.2 if report.small else 0.02)
+    size = (37, 29) if report.small else (530, 410)
+    surfaces = {}
+    for backend, device in (("cuda", report.device), ("cpu", torch.device("cpu"))):
+        views = []
+        for eye in EYES[: 2 if report.small else None]:
+            view = sphere_view(eye, *size)
+            maps = ("inverse_depth", "slant", "confidence", "color")
+            views.append(replace(view, **{name: getattr(view, name).to(device) for name in maps}))
+        found = allocate_blocks(views, frame, 1 << 20, backend, device)  # type: ignore[arg-type]
+        grid = TsdfGrid.empty(frame, found.blocks)
+        for view in views:
+            integrate(grid, view, backend)  # type: ignore[arg-type]
+        surfaces[backend] = marching_cubes(grid, backend=backend), found.blocks.cpu()  # type: ignore[arg-type]
+    (mesh, blocks), (expected, expected_blocks) = surfaces["cuda"], surfaces["cpu"]
+    apart = len(set(map(tuple, blocks.tolist())) ^ set(map(tuple, expected_blocks.tolist())))
+    report.check(
+        "blocks of the field", apart <= 1e-3 * len(expected_blocks), f"{apart} of {len(expected_blocks)} differ"
+    )
+    faces = len(mesh.faces), len(expected.faces)
+    report.check("triangles", abs(faces[0] - faces[1]) <= 2e-3 * faces[1] + 2, f"{faces[0]}, {faces[1]} on the CPU")
+    radii = mesh.vertices.norm(dim=1)
+    error = float((radii - 0.5).abs().median())
+    report.check(
+        "the sphere", error < frame.voxel_size, f"its surface is {error:.1e} off (a voxel is {frame.voxel_size})"
+    )
 
 
 def _graphs(report: Report) -> None:

@@ -106,6 +106,20 @@ def program_for(device: torch.device) -> Program:
     return _programs[key]
 
 
+def can_run_on(device: torch.device) -> bool:
+    """Whether the kernels can be tried on a device: an NVIDIA GPU, and the packages that they need are there."""
+    if device.type != "cuda":
+        return has_program(device)
+    try:
+        from recon.kernels.cuda.compiler import nvrtc
+
+        _driver()
+        nvrtc()
+    except ReconError:
+        return False
+    return True
+
+
 def has_program(device: torch.device) -> bool:
     """Whether a program for this device was installed or started."""
     return _key(device) in _programs

@@ -55,13 +55,16 @@ def marching_cubes(
     """
     from recon.kernels.marching_cubes.reference import marching_cubes_reference
 
-    if resolve_backend(backend, grid.blocks.device, ("cpu", "reference")) == "reference":
+    resolved = resolve_backend(backend, grid.blocks.device, ("cpu", "cuda", "reference"))
+    if resolved == "reference":
         return marching_cubes_reference(grid, min_weight, with_colors)
     count = len(grid)
     blocks = check_tensor("marching_cubes", "blocks", grid.blocks, (count, 3), torch.int32)
     distance = check_tensor("marching_cubes", "distance_sum", grid.distance_sum, (count, BLOCK_VOXELS))
     weight = check_tensor("marching_cubes", "weight_sum", grid.weight_sum, (count, BLOCK_VOXELS))
     color = check_tensor("marching_cubes", "color_sum", grid.color_sum, (count, 4, BLOCK_VOXELS))
+    if resolved == "cuda":
+        return _on_cuda(grid, min_weight, with_colors)
     neighbors = torch.from_numpy(neighbor_rows(blocks.numpy()))
     crossings = torch.empty(count, 24, dtype=torch.int64)
     counts = torch.zeros(2, count, dtype=torch.int64)
@@ -78,23 +81,40 @@ def marching_cubes(
     module.marching_cubes_count(params)
 
     offsets = counts.cumsum(1) - counts
-    vertex_count, triangle_count = (int(total) for total in counts.sum(1))
-    if max(vertex_count, triangle_count) >= 1 << 31:
-        raise ReconError(
-            "calling marching_cubes", f"the surface has {vertex_count} vertices", "fewer than 2³¹", "use larger voxels"
-        )
-    surface = IsoSurface(
-        torch.empty(vertex_count, 3, dtype=torch.float64),
-        torch.empty(vertex_count, 3),
-        torch.empty(vertex_count, 3) if with_colors else None,
-        torch.empty(triangle_count, 3, dtype=torch.int32),
-    )
+    surface = _room_for(counts, with_colors)
     params.vertex_offsets, params.triangle_offsets = offsets[0].data_ptr(), offsets[1].data_ptr()
     params.vertices, params.normals = surface.vertices.data_ptr(), surface.normals.data_ptr()
     params.colors = surface.colors.data_ptr() if surface.colors is not None else 0
     params.faces = surface.faces.data_ptr()
     module.marching_cubes_write(params)
     return _placed(_without_unused(surface), grid)
+
+
+def _on_cuda(grid: TsdfGrid, min_weight: float, with_colors: bool) -> IsoSurface:
+    from recon.kernels.marching_cubes.cuda import queue_count, queue_write
+
+    params, (counts, *kept) = queue_count(grid, min_weight, with_colors)
+    surface = _room_for(counts, with_colors)
+    offsets = counts.cumsum(1) - counts
+    queue_write(params, offsets, surface.vertices, surface.normals, surface.colors, surface.faces)
+    del kept
+    return _placed(_without_unused(surface), grid)
+
+
+def _room_for(counts: torch.Tensor, with_colors: bool) -> IsoSurface:
+    """Returns a surface that is still to be written; `counts` are vertices and triangles of each block [2, B]."""
+    vertex_count, triangle_count = counts.sum(1).tolist()
+    if max(vertex_count, triangle_count) >= 1 << 31:
+        raise ReconError(
+            "calling marching_cubes", f"the surface has {vertex_count} vertices", "fewer than 2³¹", "use larger voxels"
+        )
+    device = counts.device
+    return IsoSurface(
+        torch.empty((vertex_count, 3), dtype=torch.float64, device=device),
+        torch.empty((vertex_count, 3), device=device),
+        torch.empty((vertex_count, 3), device=device) if with_colors else None,
+        torch.empty((triangle_count, 3), dtype=torch.int32, device=device),
+    )
 
 
 def neighbor_rows(blocks: np.ndarray) -> np.ndarray:
@@ -113,7 +133,7 @@ def neighbor_rows(blocks: np.ndarray) -> np.ndarray:
 
 def _without_unused(surface: IsoSurface) -> IsoSurface:
     """Drops the vertices that only cells with an unobserved corner would have used."""
-    used = torch.zeros(len(surface.vertices), dtype=torch.bool)
+    used = torch.zeros(len(surface.vertices), dtype=torch.bool, device=surface.faces.device)
     used[surface.faces.reshape(-1).long()] = True
     if bool(used.all()):
         return surface
@@ -128,6 +148,6 @@ def _without_unused(surface: IsoSurface) -> IsoSurface:
 
 def _placed(surface: IsoSurface, grid: TsdfGrid) -> IsoSurface:
     """Moves vertices from lattice units to the world."""
-    origin = torch.tensor(grid.frame.origin_in_world, dtype=torch.float64)
+    origin = torch.tensor(grid.frame.origin_in_world, dtype=torch.float64, device=surface.vertices.device)
     vertices = surface.vertices * grid.frame.voxel_size + origin
     return IsoSurface(vertices, surface.normals, surface.colors, surface.faces)

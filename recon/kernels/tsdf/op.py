@@ -134,13 +134,13 @@ class TsdfGrid:
     @staticmethod
     def empty(frame: GridFrame, blocks: torch.Tensor) -> TsdfGrid:
         """Returns a field without observations over `blocks`."""
-        count = blocks.shape[0]
+        count, device = blocks.shape[0], blocks.device
         return TsdfGrid(
             frame,
             blocks,
-            torch.zeros(count, BLOCK_VOXELS),
-            torch.zeros(count, BLOCK_VOXELS),
-            torch.zeros(count, 4, BLOCK_VOXELS),
+            torch.zeros(count, BLOCK_VOXELS, device=device),
+            torch.zeros(count, BLOCK_VOXELS, device=device),
+            torch.zeros(count, 4, BLOCK_VOXELS, device=device),
         )
 
     @property
@@ -150,7 +150,7 @@ class TsdfGrid:
 
     def keys(self) -> np.ndarray:
         """[B] int64, one number per block, ascending."""
-        return block_keys(self.blocks.numpy())
+        return block_keys(self.blocks.cpu().numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,11 @@ def blocks_from_keys(keys: np.ndarray) -> np.ndarray:
 
 
 def allocate_blocks(
-    views: Iterable[DepthView], frame: GridFrame, max_blocks: int, backend: Backend = "auto"
+    views: Iterable[DepthView],
+    frame: GridFrame,
+    max_blocks: int,
+    backend: Backend = "auto",
+    device: torch.device | None = None,
 ) -> BlockList:
     """Finds the blocks that the views' rays cross within the truncation of their surfaces.
 
@@ -183,13 +187,20 @@ def allocate_blocks(
         frame: the lattice and its bounds.
         max_blocks: stop at this many; the list is then not `complete`.
         backend: see `recon.kernels.backend`.
+        device: where the maps are, and the blocks come to stand; the CPU by default.
 
     Raises:
         ReconError: maps of wrong shape or type.
     """
     from recon.kernels.tsdf.reference import allocate_blocks_reference
 
-    if resolve_backend(backend, torch.device("cpu"), ("cpu", "reference")) == "reference":
+    device = device or torch.device("cpu")
+    resolved = resolve_backend(backend, device, ("cpu", "cuda", "reference"))
+    if resolved == "cuda":
+        from recon.kernels.tsdf.cuda import allocate_blocks_cuda
+
+        return BlockList(*allocate_blocks_cuda(views, frame, max_blocks, device))
+    if resolved == "reference":
         return allocate_blocks_reference(views, frame, max_blocks)
     module = native()
     capacity = 1 << 12

@@ -287,6 +287,12 @@ T atomicMax(T* where, U value) {
     if (old < static_cast<T>(value)) *where = static_cast<T>(value);
     return old;
 }
+template <class T>
+T atomicCAS(T* where, T expected, T value) {
+    const T old = *where;
+    if (old == expected) *where = value;
+    return old;
+}
 inline int __float_as_int(float value) { return emulation::unpacked<int>(emulation::packed(value)); }
 inline unsigned __float_as_uint(float value) { return emulation::unpacked<unsigned>(emulation::packed(value)); }
 inline float __uint_as_float(unsigned value) { return emulation::unpacked<float>(value); }
