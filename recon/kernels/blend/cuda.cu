@@ -8,6 +8,8 @@
 // each sums its column over the 32 pixels, so that no sum runs across lanes and what goes to memory is one row of
 // moments for each Gaussian and block.
 //
+// Those rows are added by float atomics, in whatever order blocks come: recon/bench/records/CUDA.md says why.
+//
 // Sources: the pass per Gaussian instead of per pixel is from Taming 3DGS (Mallick et al. 2024) and Faster-GS (Hahlbohm
 // et al. 2026).  They keep a checkpoint of every pixel for every bucket, written by the forward pass; with blocks as
 // small as a warp the replay costs less than their memory traffic, and leaves out what does not reach the block.

@@ -3,7 +3,8 @@
 
 The nodes are added one by one, each after the one before; nothing is captured from a stream, so whatever else the
 process does with the GPU stays out.  Before a replay, nodes whose parameters changed since the last one get the new
-ones; a replay that is still running keeps those that it started with.
+ones; a replay that is still running keeps those that it started with.  RECON_CUDA_GRAPHS=0 makes the launches one by
+one instead.
 
 Source: CUDA Driver API, "Graph Management".
 """
