@@ -81,6 +81,10 @@ class OccupancyGrid:
         """G³."""
         return self.resolution**3
 
+    def aligned_bits(self) -> torch.Tensor:
+        """Returns the bits where words of four bytes can be read: themselves, or a copy."""
+        return self.bits if self.bits.data_ptr() % 4 == 0 else self.bits.clone()
+
     def occupied(self) -> torch.Tensor:
         """Returns [G³] bool."""
         from recon.kernels.occupancy.reference import unpacked
@@ -106,7 +110,7 @@ def occupancy_cells(
         grid: of G³ cells.
         seed: makes the choice; the same one on every machine.
         count: how many; None for each cell that may be occupied, once.
-        backend: see `recon.kernels.backend`.
+        backend: see `recon.kernels.backend`; on CUDA it is plain torch.
 
     Returns:
         cells [M] int32 and a random position in each, [M, 3] float32 in the unit cube.  M is `count`; 0 where no cell
@@ -122,7 +126,7 @@ def occupancy_cells(
         return occupancy_cells_reference(grid, seed, count)
     module, before = native(), torch.empty((2, -(-grid.cells // _BLOCK) + 1), dtype=torch.int64)
     params = module.OccupancyCellsParams()
-    bits = _aligned(grid.bits)
+    bits = grid.aligned_bits()
     params.densities, params.bits, params.resolution = grid.densities.data_ptr(), bits.data_ptr(), grid.resolution
     params.possible, params.occupied = before[0].data_ptr(), before[1].data_ptr()
     module.occupancy_count(params)
@@ -134,11 +138,6 @@ def occupancy_cells(
     params.cells, params.positions = cells.data_ptr(), positions.data_ptr()
     module.occupancy_choose(params)
     return cells, positions
-
-
-def _aligned(bits: torch.Tensor) -> torch.Tensor:
-    """The bits where words of them can be read."""
-    return bits if bits.data_ptr() % 4 == 0 else bits.clone()
 
 
 def update_occupancy(
@@ -173,12 +172,16 @@ def update_occupancy(
     densities = check_tensor("update_occupancy", "densities", densities.detach(), (len(cells),))
     if not threshold > 0 or not 0 <= decay <= 1:
         raise ReconError(doing, f"threshold is {threshold} and decay {decay}", "above 0, and 0 to 1")
-    resolved = resolve_backend(backend, device, ("cpu", "reference"))
+    resolved = resolve_backend(backend, device, ("cpu", "cuda", "reference"))
     if resolved == "cpu":
         right = _update_cpu(grid, cells, densities, threshold, decay)
     else:
         right = len(cells) == 0 or 0 <= int(cells.min()) <= int(cells.max()) < grid.cells
-        if right:
+        if right and resolved == "cuda":
+            from recon.kernels.occupancy.cuda import update_occupancy_cuda
+
+            update_occupancy_cuda(grid, cells, densities, threshold, decay)
+        elif right:
             update_occupancy_reference(grid, cells, densities, threshold, decay)
     if not right:
         raise ReconError(doing, f"cells reach from {cells.min()} to {cells.max()}", f"0 to {grid.cells - 1}")
@@ -189,7 +192,7 @@ def _update_cpu(
 ) -> bool:
     """Returns whether all cells exist; nothing is changed otherwise."""
     module = native()
-    bits, blocks = _aligned(grid.bits), -(-grid.cells // _BLOCK)
+    bits, blocks = grid.aligned_bits(), -(-grid.cells // _BLOCK)
     touched = torch.zeros(grid.cells // 32, dtype=torch.int32)
     sums, counts = torch.empty(blocks, dtype=torch.float64), torch.empty(blocks, dtype=torch.int64)
     flags = torch.empty(3 * (grid.resolution // 2) ** 3, dtype=torch.uint8)
@@ -231,7 +234,7 @@ def mark_unseen(
         near: depth in world units; one for all or one for each camera.
         min_views: how many cameras must see a cell.  2 keeps fog out of all that only one photograph shows, at the cost
             of what really stands there.
-        backend: see `recon.kernels.backend`.
+        backend: see `recon.kernels.backend`; on CUDA it is plain torch.
 
     Raises:
         ReconError: another camera model, or other numbers of cameras and nears.
@@ -243,7 +246,7 @@ def mark_unseen(
     if resolved == "reference":
         mark_unseen_reference(grid, space, table, min_views)
         return
-    module, bits = native(), _aligned(grid.bits)
+    module, bits = native(), grid.aligned_bits()
     flags = torch.empty(3 * (grid.resolution // 2) ** 3, dtype=torch.uint8)
     params = module.UnseenParams()
     params.densities, params.bits, params.resolution = grid.densities.data_ptr(), bits.data_ptr(), grid.resolution

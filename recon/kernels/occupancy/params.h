@@ -20,7 +20,8 @@ struct OccupancyUpdateParams {
     int64_t* counts = nullptr;           // scratch: and how many those are
     uint8_t* flags = nullptr;            // scratch: [3, (resolution / 2)³]
     uint8_t* other_flags = nullptr;      // scratch on CUDA: the blocks of the level below
-    int32_t level = 0;                   // on CUDA, which level is made
+    const float* limit = nullptr;        // on CUDA: [1], above which a cell is occupied
+    int32_t level = 0;                   // on CUDA: which level is made
 };
 
 struct OccupancyCellsParams {

@@ -11,7 +11,7 @@
 #include "recon/kernels/common/binding.h"
 #include "recon/kernels/common/rows.h"
 #include "recon/kernels/common/transpose.h"
-#include "recon/kernels/occupancy/levels.h"
+#include "recon/kernels/ray_march/groups.h"
 #include "recon/kernels/ray_march/lanes.h"
 #include "recon/kernels/ray_march/math.h"
 #include "recon/kernels/ray_march/params.h"
@@ -20,8 +20,7 @@ namespace recon {
 namespace {
 
 constexpr int64_t kChunk = 64;
-constexpr float kMostNumber = 4194303.0f;  // of the lattice; far beyond what rays of unit length have
-constexpr int32_t kLeastGroup = 16, kMostGroup = 1 << 12;
+constexpr int32_t kLeastGroup = 16;
 static_assert(kLeastGroup % kLanes == 0 && kChunk % kLanes == 0);
 
 struct Grid {
@@ -160,23 +159,6 @@ struct Found {
     int32_t count, most, last;  // the lattice number, less jitter, of the last that counts
 };
 
-// How lattice points are skipped: `size` at once, by their middle's bit on `level`; 0: not at all.
-struct Groups {
-    int32_t size;
-    int level;
-};
-Groups groups_of(const Grid& grid, float reach) {
-    const float cells = reach * grid.cells_per_half_size;
-    for (int level = 1; level < kLevels; ++level) {
-        // A block's neighbours stand for what is up to a block's side away from any of its points.
-        const float most = 1.0f + 2.0f * 0.99f * static_cast<float>(1 << level) / cells;
-        if (!(most >= kLeastGroup)) continue;
-        const int32_t size = most < kMostGroup ? static_cast<int32_t>(most) : kMostGroup;
-        return {size / kLeastGroup * kLeastGroup, level};
-    }
-    return {kLeastGroup, 0};
-}
-
 // Tests the lattice points from `from` to before `to`; false when the ray has all that it may have.
 template <bool kContracted>
 RECON_FN bool test_points(const Grid& grid, const Line<Pack>& ray, const Piece<Pack>& piece, Pack jitter, int32_t from,
@@ -238,8 +220,8 @@ float walk(const Grid& grid, const Walks& w, int lane, Found& found) {
         if (end < k) continue;
         const Piece<float> piece = piece_at(w, number, lane);
         const Piece<Pack> pieces{piece.t, piece.s, piece.ahead, piece.turn};
-        all = walk_piece<kContracted>(grid, ray, pieces, Pack(jitter), groups_of(grid, w.reach[number][lane]), k, end,
-                                      found);
+        const Groups groups = groups_of(w.reach[number][lane] * grid.cells_per_half_size, kLeastGroup);
+        all = walk_piece<kContracted>(grid, ray, pieces, Pack(jitter), groups, k, end, found);
         k = end + 1;
     }
     if (all || found.last >= last) return __builtin_inff();

@@ -14,6 +14,7 @@ constexpr int kMostBends = 7;
 constexpr float kNever = 3e38f;     // the distance of a bend that there is not
 constexpr float kFarthest = 1e20f;  // stands for any greater distance, so that products remain numbers
 constexpr float kMostDistant = 1e9f;  // half sizes from the centre; rays that begin beyond get no samples
+constexpr float kMostNumber = 4194303.0f;  // of the lattice; far beyond what rays of unit length have
 constexpr float kLeastDirection = 1e-12f, kMostDirection = 1e12f;  // squared lengths
 
 RECON_FN float inverse_(float a) { return 1.0f / a; }

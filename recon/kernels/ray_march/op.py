@@ -82,9 +82,13 @@ def march_into(
         None if given is None else check_tensor("march", name, given.detach(), (rays,))
         for name, given in (("jitter", jitter), ("starts", starts))
     )
-    resolved = resolve_backend(backend, origins.device, ("cpu", "reference"))
+    resolved = resolve_backend(backend, origins.device, ("cpu", "cuda", "reference"))
     if resolved == "reference":
         return march_reference(origins, directions, space, occupancy, options, jitter, starts)
+    if resolved == "cuda":
+        from recon.kernels.ray_march.cuda import march_cuda
+
+        return march_cuda(origins, directions, space, occupancy, options, workspace, jitter, starts)
     return _march_cpu(origins, directions, space, occupancy, options, workspace, jitter, starts)
 
 
@@ -105,7 +109,7 @@ def _march_cpu(
         params.jitter = jitter.data_ptr()
     if starts is not None:
         params.starts = starts.data_ptr()
-    bits = occupancy.bits if occupancy.bits.data_ptr() % 4 == 0 else occupancy.bits.clone()
+    bits = occupancy.aligned_bits()
     params.bits, params.resolution = bits.data_ptr(), occupancy.resolution
     params.rays, params.max_total, params.max_samples = rays, options.max_total, options.max_samples
     params.step, params.near, params.far = options.step, options.near, min(options.far, _FARTHEST)
@@ -157,9 +161,13 @@ def march_backward(
     origins, directions = _checked_rays("march_backward", origins, directions, len(samples.offsets) - 1)
     shape = (len(samples.distances), 3)
     position_gradient = check_tensor("march_backward", "position_gradient", position_gradient, shape)
-    resolved = resolve_backend(backend, origins.device, ("cpu", "reference"))
+    resolved = resolve_backend(backend, origins.device, ("cpu", "cuda", "reference"))
     if resolved == "reference":
         return march_backward_reference(samples, origins, directions, space, position_gradient)
+    if resolved == "cuda":
+        from recon.kernels.ray_march.cuda import march_backward_cuda
+
+        return march_backward_cuda(samples, origins, directions, space, position_gradient)
     gradients = torch.empty_like(origins), torch.empty_like(origins)
     module = native()
     params = module.MarchBackwardParams()

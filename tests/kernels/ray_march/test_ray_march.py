@@ -333,7 +333,7 @@ def test_far_away_and_tiny_and_huge_spaces(isa: str) -> None:
             assert len(found.distances) > 1000
             # Distances of 1e7 half sizes cannot be told apart as finely as that.
             backward = found.distances.diff()[found.ray_of.diff() == 0] / (size * distance)
-            assert float(backward.min()) >= -1e-6
+            assert float(backward.min()) >= -1e-5
 
 
 def test_a_workspace_is_used_again(isa: str) -> None:
