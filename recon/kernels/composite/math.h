@@ -75,9 +75,10 @@ struct Spacing {
 };
 template <class F>
 RECON_FN Spacing<F> spacing(F x, F length) {
-    const F one_plus = F(1.0f) + x;
-    const F within = fmin_(one_plus + x, length), half = F(0.5f) * within;  // no sample begins behind the camera
-    return {reciprocal_(one_plus), within * reciprocal_(fnma_(half, half, one_plus * one_plus))};
+    const F one_plus = F(1.0f) + x, half = F(0.5f) * within_reach(length);
+    // A sample begins before and ends behind its middle, and none before the camera, where s is 0.
+    const F first = fmax_(F(1.0f), one_plus - half), last = one_plus + half;
+    return {reciprocal_(one_plus), (half + half) * reciprocal_(first * last)};
 }
 
 // How much of the gradient of a sample counts (Philip and Deschaintre 2023).
