@@ -25,7 +25,10 @@ from recon.kernels.mlp.types import MlpGradients, MlpShape, Precision, RowBias
 from recon.kernels.native import native
 from recon.kernels.workspace import Workspace
 
-__all__ = ["MlpGradients", "MlpShape", "Precision", "RowBias", "mlp", "mlp_backward_into", "mlp_forward_into"]
+__all__ = [
+    "MlpGradients", "MlpShape", "Precision", "RowBias", "has_fast_bfloat16", "mlp", "mlp_backward_into",
+    "mlp_forward_into",
+]  # fmt: skip
 
 _OPERATION = "mlp"
 
@@ -45,7 +48,8 @@ def mlp(
         parameters: [P] float32, matrix after matrix, each [in, out] row by row; see `MlpShape.matrices`.
         shape: the layers' widths.
         row_bias: what is added to the first layer's sums, by rays; None for nothing.
-        precision: "bfloat16" rounds both factors of all products to bfloat16 and sums in float32.
+        precision: "bfloat16" lets both factors of all products be rounded to bfloat16, with sums in float32, where that
+            is faster (see `has_fast_bfloat16`); the reference always rounds them.
         backend: see `recon.kernels.backend`.
 
     Raises:
@@ -153,6 +157,16 @@ def _check_rows(row_of: torch.Tensor, rows: int) -> None:
         )  # fmt: skip
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32 with the kernels in use.
+
+    That is so on AMD's with AVX512-BF16 by what is known of them.  Intel's Emerald Rapids has the instructions too, and
+    takes twice as long with them as with float32.
+    """
+    found: bool = native().mlp_bfloat16_is_faster()
+    return found
+
+
 def mlp_forward_into(
     inputs: torch.Tensor,
     parameters: torch.Tensor,
@@ -251,6 +265,7 @@ def _params(network: _Network, workspace: Workspace) -> Any:
     params.samples, params.input_stride = len(inputs), inputs.stride(0)
     params.input_width, params.output_width = shape.inputs, shape.outputs
     params.hidden_width, params.hidden_layers = shape.hidden, shape.hidden_layers
+    params.bfloat16 = network.precision == "bfloat16" and has_fast_bfloat16()
     if bias is not None:
         params.row_bias, params.row_of = bias.values.data_ptr(), bias.row_of.data_ptr()
         params.rows = len(bias.values)

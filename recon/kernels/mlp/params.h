@@ -25,6 +25,7 @@ struct MlpParams {
     int32_t output_width = 0;
     int32_t hidden_width = 0;
     int32_t hidden_layers = 0;  // 1 to 8
+    bool bfloat16 = false;      // rounds the factors of all products; on the CPU, where mlp_has_bfloat16()
 };
 
 }  // namespace recon

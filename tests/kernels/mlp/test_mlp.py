@@ -122,6 +122,75 @@ def test_the_kernel_by_differences(isa: str) -> None:
         assert sums[0] - sums[1] == pytest.approx(2 * float(along), rel=5e-3)
 
 
+# ---- bfloat16 ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds factors where the processor can, fast or not."""
+    if not native().mlp_has_bfloat16():
+        pytest.skip("the processor does not multiply bfloat16")
+    monkeypatch.setattr("recon.kernels.mlp.op.has_fast_bfloat16", lambda: True)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.widths)))
+@pytest.mark.parametrize(("samples", "rows"), [(1, 0), (25, 7), (400, 90), (400, 0)])
+@pytest.mark.usefixtures("rounding")
+def test_rounded_factors(poisoned: Workspace, shape: MlpShape, samples: int, rows: int) -> None:
+    """A sum that ends on the other side of a rounding moves by a bfloat16's last place, and what it goes into a little;
+    all others agree."""
+    for width in (3, shape.outputs):
+        case = make_case(shape, samples, rows, seed=samples)
+        case.gradient[:, width:] = 0
+        leaves = [leaf.clone().requires_grad_() for leaf in case.leaves()]
+        bias = None if case.row_bias is None else RowBias(leaves[2], case.row_bias.row_of)
+        outputs = mlp(leaves[0], leaves[1], shape, bias, "bfloat16", backend="reference")
+        outputs.backward(case.gradient)
+        part = replace(case, gradient=case.gradient[:, :width])
+        gradients = [tensor for tensor in listed(part.backward(poisoned, "bfloat16")) if tensor is not None]
+        found = [case.forward(poisoned, "bfloat16"), *gradients]
+        for mine, theirs in zip(found, [outputs.detach(), *(leaf.grad for leaf in leaves)]):
+            assert theirs is not None
+            error = (mine - theirs).abs() / theirs.abs().max().clamp_min(1e-9)
+            assert float(error.max()) < 1e-2
+            assert float(error.mean()) < 2e-4
+
+
+@pytest.mark.usefixtures("rounding")
+def test_rounding_is_what_was_asked_for() -> None:
+    """And threads, order and a NaN change nothing."""
+    case = make_case(COLOR, 900)
+    exact, outputs = case.forward(Workspace()), case.forward(Workspace(), "bfloat16")
+    error = float((outputs - exact).abs().max() / exact.abs().max())
+    assert 1e-4 < error < 3e-2
+    order = torch.randperm(900, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(case.select(order).forward(Workspace(), "bfloat16"), outputs[order])
+    inputs = case.inputs.clone()
+    inputs[[4, 899], 3] = float("nan")
+    spoiled = replace(case, inputs=inputs)
+    changed = (spoiled.forward(Workspace(), "bfloat16") != outputs).any(1).nonzero()[:, 0]
+    assert changed.tolist() == [4, 899]
+    found, threads = [], native().max_threads()
+    try:
+        for count in (1, 2):
+            native().set_threads(count)
+            found.append(listed(case.backward(Workspace(), "bfloat16")))
+    finally:
+        native().set_threads(threads)
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_rounding_is_left_out_where_it_is_slower(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recon.kernels.mlp.op import has_fast_bfloat16
+
+    assert not has_fast_bfloat16() or native().mlp_has_bfloat16()
+    assert isa == "avx512" or not native().mlp_has_bfloat16()
+    monkeypatch.setattr("recon.kernels.mlp.op.has_fast_bfloat16", lambda: False)
+    case = make_case(COLOR, 100, 4)
+    assert torch.equal(case.forward(Workspace(), "bfloat16"), case.forward(Workspace()))
+
+
 # ---- invariants ----------------------------------------------------------------------------------------------------
 
 
