@@ -186,10 +186,8 @@ void scatter_level(const HashEncodingParams& p, const Level& level, int64_t firs
                 fetch_rows<1>(rows, next, lane);
                 for (int corner = 0; corner < kCorners; ++corner) add(corner);
             } else {
-                uint32_t owned = 0;
                 for (int corner = 0; corner < kCorners; ++corner)
-                    owned |= (static_cast<uint32_t>(cells.places[corner][lane]) - begin < extent ? 1u : 0u) << corner;
-                for (; owned != 0; owned &= owned - 1) add(__builtin_ctz(owned));
+                    if (static_cast<uint32_t>(cells.places[corner][lane]) - begin < extent) add(corner);
             }
         }
     });
