@@ -169,7 +169,8 @@ private:
             multiply(inputs_, p_.parameters, width, padded_, first);
         }
         for (int layer = 1; layer < net_.layers - 1; ++layer)
-            multiply(hidden(layer), p_.parameters + net_.offset[layer], width, padded_, ToHidden{part(layer + 1), width});
+            multiply(hidden(layer), p_.parameters + net_.offset[layer], width, padded_,
+                     ToHidden{part(layer + 1), width});
     }
     void add_parameters(int layer, const Rows& from, const Rows& gradient, float* sums) const {
         float* to = sums + net_.offset[layer];

@@ -109,7 +109,8 @@ void finish_bias(const MlpParams& p, const float* heads) {
         for (int64_t k = 0; k < width; ++k) to[k] += heads[i * width + k];
     }
     const int64_t behind = p.samples > 0 ? p.row_of[p.samples - 1] + 1 : 0;
-    std::memset(p.row_bias_gradient + behind * width, 0, sizeof(float) * static_cast<size_t>((p.rows - behind) * width));
+    const int64_t rest = (p.rows - behind) * width;
+    std::memset(p.row_bias_gradient + behind * width, 0, sizeof(float) * static_cast<size_t>(rest));
 }
 
 template <class Block>
@@ -123,7 +124,8 @@ void backward(const MlpParams& p) {
     if (chunks > 0) Block::prepare(p, net, true, p.scratch, sums);
 #pragma omp parallel
     {
-        Block block(p, net, p.scratch, blocks + omp_get_thread_num() * block_floats(net, kBackwardBlock), kBackwardBlock);
+        float* own_scratch = blocks + omp_get_thread_num() * block_floats(net, kBackwardBlock);
+        Block block(p, net, p.scratch, own_scratch, kBackwardBlock);
 #pragma omp for schedule(dynamic)
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             float* own = sums + chunk * parameters;

@@ -6,8 +6,8 @@
 //
 // The backward pass has a fixed number of blocks, which take tiles in turn.  A block computes the hidden layers again,
 // keeps them in global memory of its own (they stay in the L2 cache) and adds the gradient of the parameters to sums of
-// its own, which the next kernel adds up in the order of the blocks.  A row of the bias belongs to the tile of its first
-// sample; what later tiles add goes to their `heads`, which the last kernel adds in order.
+// its own, which the next kernel adds up in the order of the blocks.  A row of the bias belongs to the tile of its
+// first sample; what later tiles add goes to their `heads`, which the last kernel adds in order.
 #include "recon/kernels/cuda/device.h"
 #include "recon/kernels/mlp/cuda.h"
 #include "recon/kernels/mlp/math.h"
@@ -134,7 +134,8 @@ RECON_FN void to_hidden(const MlpParams& p, int number, int64_t first, float* ke
     for (int j = 0; j < J; ++j) {
         const int column = column_of<J>(j);
         if (column >= width) continue;
-        const Four h{activate(sums.of[0][j]), activate(sums.of[1][j]), activate(sums.of[2][j]), activate(sums.of[3][j])};
+        const Four h{activate(sums.of[0][j]), activate(sums.of[1][j]), activate(sums.of[2][j]),
+                     activate(sums.of[3][j])};
         store_four(&m.layer[column][first_sample()], h);
         if (keep != nullptr) store_four(keep + column * kTile + first_sample(), h);
     }

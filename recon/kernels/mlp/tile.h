@@ -77,8 +77,8 @@ inline void multiply(const Rows& a, const float* b, int64_t b_width, int64_t cou
 
 // `Sums` rows of C += Aᵀ · B, from the columns of A and B on that are given.
 template <int Sums, int Packs>
-RECON_FN void add_outer_tile(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t count, float* c,
-                             int64_t c_width) {
+RECON_FN void add_outer_tile(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t count,
+                             float* c, int64_t c_width) {
     Pack sums[Sums][Packs];
 #pragma GCC unroll 16
     for (int r = 0; r < Sums; ++r)
