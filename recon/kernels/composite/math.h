@@ -76,9 +76,9 @@ struct Spacing {
 template <class F>
 RECON_FN Spacing<F> spacing(F x, F length) {
     const F one_plus = F(1.0f) + x, half = F(0.5f) * within_reach(length);
-    // A sample begins before and ends behind its middle, and none before the camera, where s is 0.
+    // From 1 + where it begins, which is not before the camera, to 1 + where it ends.
     const F first = fmax_(F(1.0f), one_plus - half), last = one_plus + half;
-    return {reciprocal_(one_plus), (half + half) * reciprocal_(first * last)};
+    return {reciprocal_(one_plus), fmin_(half + x, half + half) * reciprocal_(first * last)};
 }
 
 // How much of the gradient of a sample counts (Philip and Deschaintre 2023).

@@ -87,8 +87,8 @@ def composite_reference(
     weights = torch.exp(-before) * -torch.expm1(-depth_rows)
 
     middles = distances * scale / (1 + distances * scale)
-    first, last = distances - lengths / 2, distances + lengths / 2
-    widths = lengths * scale / ((1 + first * scale) * (1 + last * scale))
+    first, last = (distances - lengths / 2).clamp_min(0), distances + lengths / 2
+    widths = (last - first) * scale / ((1 + first * scale) * (1 + last * scale))
     return Composited(
         color=torch.einsum("rl,rld->rd", weights, rows.of(color)),
         alpha=weights.sum(1),

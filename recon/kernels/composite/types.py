@@ -74,7 +74,8 @@ class Composited:
         median_distance: [R] the distance at which transmittance falls to one half, within the sample by its own
             exponential; 0 where it never does.  Not differentiable.
         distortion: [R] Σ_ij w_i w_j |s_i − s_j| + ⅓ Σ_i w_i² (width of sample i in s)
-            (Barron et al., "Mip-NeRF 360", 2022, eq. 15) on s = x / (1 + x) in 0..1, x = distance · length_scale.
+            (Barron et al., "Mip-NeRF 360", 2022, eq. 15) on s = x / (1 + x) in 0..1, x = distance · length_scale; no
+            sample begins before the camera.
         weights: [S] w.  Not differentiable.
         saved: for `composite_backward_into`; None from `composite`.
     """
