@@ -12,6 +12,7 @@ from recon.methods.method import Method
 
 BUILT_IN = {
     "splat": "recon.methods.splat:METHOD",
+    "nerf": "recon.methods.nerf:METHOD",
 }
 ENTRY_POINT_GROUP = "recon.methods"
 _registered: dict[str, Method] = {}

@@ -22,7 +22,7 @@ from recon.methods.splat.config import DensityConfig, SplatConfig
 def test_ours_and_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("toy", "toy:METHOD", registry.ENTRY_POINT_GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "recon.methods" else [])
-    assert registry.method_names() == ["splat", "toy"]
+    assert registry.method_names() == ["splat", "nerf", "toy"]
     assert registry.get_method("toy") is toy.METHOD
     assert registry.method_of(toy.ToyConfig()) is toy.METHOD
     assert registry.method_of(SplatConfig()).name == "splat"
