@@ -23,6 +23,7 @@ void bind_projection(nb::module_& m);
 void bind_rearrange(nb::module_& m);
 void bind_raycast(nb::module_& m);
 void bind_ray_march(nb::module_& m);
+void bind_ray_proposal(nb::module_& m);
 void bind_table_adam(nb::module_& m);
 void bind_tsdf(nb::module_& m);
 void bind_marching_cubes(nb::module_& m);
@@ -66,6 +67,7 @@ NB_MODULE(RECON_MODULE, m) {
     recon::bind_rearrange(m);
     recon::bind_raycast(m);
     recon::bind_ray_march(m);
+    recon::bind_ray_proposal(m);
     recon::bind_table_adam(m);
     recon::bind_tsdf(m);
     recon::bind_marching_cubes(m);

@@ -24,7 +24,7 @@ UNITS = tuple(sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.gl
 
 _TOGETHER = (
     ("projection", "binning", "blend", "ssim", "update", "density"),
-    ("hash_encoding", "table_adam", "mlp", "ray_march", "occupancy", "composite"),
+    ("hash_encoding", "table_adam", "mlp", "ray_march", "ray_proposal", "occupancy", "composite"),
     ("tsdf", "raycast", "marching_cubes"),
 )
 _ALIASES = {"ProjectionParams": "ProjectionParamsOf"}
