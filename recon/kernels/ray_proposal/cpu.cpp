@@ -47,14 +47,23 @@ struct Scratch {
     float edges[kMostIntervals + 1 + 2 * kLanes];
 };
 
-RECON_FN float last_lane(const float* stored_pack) { return stored_pack[kLanes - 1]; }
+// The last lane in every lane.
+RECON_FN Pack last_lane(Pack a) {
+#if RECON_AVX512
+    return _mm512_permutexvar_ps(_mm512_set1_epi32(15), a.v);
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(a.v, a.v, 7, 7, 7, 7, 7, 7, 7, 7);
+#else
+    return __builtin_shufflevector(a.v, a.v, 3, 3, 3, 3);
+#endif
+}
 
 // How much light is left before and behind each place.
 template <bool kContracted>
 RECON_FN void look_up(const ProposalParams& p, const ProposalRay& r, Scratch& s) {
     const Line<Pack> line{{r.line.y[0], r.line.y[1], r.line.y[2]}, {r.line.d[0], r.line.d[1], r.line.d[2]}};
     const Pack base(r.base), span(r.span);
-    float depth_before = 0.0f, sums[kLanes];
+    Pack depth_before(0.0f);
     s.light[0] = s.light[1] = 1.0f;
     for (int i = 0; i < p.places; i += kLanes) {
         const Pack from = fma_(span, load(p.table + i), base), to = fma_(span, load(p.table + i + 1), base);
@@ -62,9 +71,8 @@ RECON_FN void look_up(const ProposalParams& p, const ProposalRay& r, Scratch& s)
             place_cell<kContracted>(line, from, to, p.half_size, static_cast<float>(p.resolution));
         const Pack stored = gather(p.densities, truncated(cell.number));
         store(s.stored + i, stored);
-        const Pack depth = running_sum(place_depth(stored, cell.cells, p.unknown_depth)) + Pack(depth_before);
-        store(sums, depth);
-        depth_before = last_lane(sums);
+        const Pack depth = running_sum(place_depth(stored, cell.cells, p.unknown_depth)) + depth_before;
+        depth_before = last_lane(depth);
         store(s.light + i + 2, exp_(-depth));
     }
     s.light[p.places + 2] = s.light[p.places + 1];
@@ -80,14 +88,15 @@ RECON_FN float weigh(const ProposalParams& p, Scratch& s) {
     }
     const Pack factor((1.0f - p.even) / fmax_(sum(total), kLeastTotal));
     const Pack even(p.even / static_cast<float>(p.places));
-    float before = 0.0f;
+    Pack before(0.0f);
     s.sums[0] = 0.0f;
     for (int i = 0; i < p.places; i += kLanes) {
         const Pack weight = place_weight(load(s.stored + i), load(s.weights + i), factor, even);
-        store(s.sums + i + 1, running_sum(weight) + Pack(before));
-        before = s.sums[i + kLanes];
+        const Pack sums = running_sum(weight) + before;
+        store(s.sums + i + 1, sums);
+        before = last_lane(sums);
     }
-    return before;
+    return s.sums[p.places];
 }
 
 // In which place each edge lies.
