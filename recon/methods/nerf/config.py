@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 from recon.methods.config import Background, Checked, PhotoConfig, ranged
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "draft": {"steps": 1000, "field.log2_entries": 16},
+    "draft": {"steps": 800, "field.log2_entries": 17},
     "normal": {},
-    "best": {"steps": 12_000, "field.log2_entries": 18},
+    "best": {"steps": 11_000},
 }
 """What `--preset` chooses: the options that differ from the defaults below; those of groups as "rates.table"."""
 
@@ -26,7 +26,7 @@ class FieldConfig(Checked):
     """Resolutions of the hash grid; 1 to 16."""
     features: Literal[2, 4, 8] = 4
     """Numbers that each grid point holds."""
-    log2_entries: int = ranged(17, 10, 22)
+    log2_entries: int = ranged(19, 10, 22)
     """Grid points of one resolution that the table can hold, as a power of two; 10 to 22."""
     coarsest: int = ranged(16, 2, 1024)
     """Cells of the coarsest resolution along each axis; 2 to 1024."""
@@ -55,7 +55,7 @@ class SpaceConfig(Checked):
     half_size: float = ranged(0.0, 0.0)
     """Half of the side of the unit region, or of the cube, in world units; 0 chooses it by cameras and points."""
     step: float = ranged(1.0 / 256, 1e-5, 1.0)
-    """Distance of samples along a ray, relative to half_size; farther out it grows with the contraction."""
+    """Distance of samples along a ray in pictures of a bounded space, whose rays are marched, relative to half_size."""
     near: float = ranged(0.02, 0.0)
     """Where rays begin, relative to half_size; nothing can be nearer to a training camera.  At least 0."""
     far: float = ranged(1000.0, 1e-3)
@@ -74,9 +74,9 @@ class SpaceConfig(Checked):
 class RateConfig(Checked):
     """Adam's learning rates at the start of the run."""
 
-    table: float = ranged(1e-2, 0.0, 1.0, live="value")
+    table: float = ranged(3e-2, 0.0, 1.0, live="value")
     """Of the hash table, per step; 0 to 1."""
-    network: float = ranged(5e-3, 0.0, 1.0, live="value")
+    network: float = ranged(1e-2, 0.0, 1.0, live="value")
     """Of the networks, per step; 0 to 1."""
     appearance: float = ranged(5e-3, 0.0, 1.0, live="value")
     """Of the photographs' appearances, per step; 0 to 1."""
@@ -94,17 +94,15 @@ class RateConfig(Checked):
 class LossConfig(Checked):
     """What is minimised besides the error of colours."""
 
-    huber: float = ranged(0.1, 1e-3)
+    huber: float = ranged(1.0, 1e-3)
     """Errors of colour above this count linearly instead of squared; above 0."""
     distortion: float = ranged(2e-3, 0.0, live="value")
     """Weight of the distortion loss (Mip-NeRF 360), which gathers each ray's density in one place; at least 0."""
     opacity: float = ranged(1e-3, 0.0, live="value")
     """Weight of the entropy of each ray's opacity, which makes rays either end or pass; at least 0."""
-    near_scale: float = ranged(0.3, 0.0)
+    near_scale: float = ranged(0.1, 0.0)
     """Gradients of samples nearer to the camera than this, relative to half_size, shrink with the square of the
     distance, because near samples are seen by few cameras and too often (Philip and Deschaintre 2023); at least 0."""
-    table_decay: float = ranged(0.0, 0.0)
-    """Weight of the mean square of the table's entries that a step touches; at least 0."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class NerfConfig(PhotoConfig):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     """The table above."""
 
-    steps: int = ranged(5000, 1)
+    steps: int = ranged(4000, 1)
     """Optimisation steps, one batch of rays each; at least 1.  Schedules stretch with it."""
     samples: int = ranged(65_536, 256, 1 << 22)
     """Samples of a batch, those of all its rays together; 256 to 4194304."""

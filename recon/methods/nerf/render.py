@@ -20,10 +20,10 @@ from recon.kernels.hash_encoding.op import hash_encode_into
 from recon.kernels.mlp.op import RowBias, mlp_forward_into
 from recon.kernels.occupancy.op import OccupancyGrid
 from recon.kernels.ray_march.op import RaySamples, march_into
+from recon.kernels.ray_proposal.op import propose_into
 from recon.kernels.workspace import Workspace
 from recon.methods.nerf.field import COLORS, FieldParameters, field_color, field_latent, ray_bias
 from recon.methods.nerf.occupied import density_at
-from recon.methods.nerf.proposal import ProposalOptions, propose
 from recon.methods.nerf.step import Stage
 from recon.render import RenderOptions, RenderOutput
 
@@ -96,9 +96,8 @@ class NerfRenderer:
         origins = origin.expand(len(directions), 3).contiguous()
         bias = ray_bias(self.stage.shape, self.parameters, directions, None)
         if self.stage.space.contracted:
-            options = ProposalOptions.of(self.stage.march, _INTERVALS)
-            middle = torch.full((len(directions),), 0.5, device=directions.device)
-            samples = propose(origins, directions, self.stage.space, self.occupancy, options, middle)
+            options = self.stage.proposal(_INTERVALS)
+            samples = propose_into(origins, directions, self.stage.space, self.occupancy, options, self._workspace)
             self._add(samples, torch.arange(len(directions), dtype=torch.int32, device=directions.device), bias, state)
             return
         alive = torch.arange(len(directions), dtype=torch.int32, device=directions.device)

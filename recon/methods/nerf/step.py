@@ -30,10 +30,10 @@ from recon.kernels.hash_encoding.op import hash_encode_backward_into, hash_encod
 from recon.kernels.mlp.op import RowBias, mlp_backward_into, mlp_forward_into
 from recon.kernels.occupancy.op import OccupancyGrid
 from recon.kernels.ray_march.op import MarchOptions, RaySamples, Space, march_backward
+from recon.kernels.ray_proposal.op import ProposalOptions, propose, propose_into
 from recon.kernels.workspace import Workspace
 from recon.methods.nerf.costs import StepCosts
 from recon.methods.nerf.field import COLORS, FieldShape, field_color, field_latent, ray_bias
-from recon.methods.nerf.proposal import ProposalOptions, propose
 from recon.methods.nerf.trained import TrainedField
 from recon.methods.profile import Profile
 
@@ -65,6 +65,10 @@ class Stage:
     space: Space
     march: MarchOptions
     composite: CompositeOptions
+
+    def proposal(self, intervals: int) -> ProposalOptions:
+        """Returns how training and pictures of contracted spaces sample their rays."""
+        return ProposalOptions(intervals, self.march.near, self.march.far, whole=True)
 
     @staticmethod
     def of(config: NerfConfig, space: Space) -> Stage:
@@ -213,8 +217,8 @@ class FusedStep:
         timed, stage, workspace, shape = self._profile.stage, self._stage, self._workspace, self._stage.shape
         batch = request.batch
         with timed("march"):
-            marched = propose(
-                batch.origins.detach(), batch.directions.detach(), stage.space, occupancy, request.proposal,
+            marched = propose_into(
+                batch.origins.detach(), batch.directions.detach(), stage.space, occupancy, request.proposal, workspace,
                 request.jitter,
             )  # fmt: skip
         costs = StepCosts(shape, len(marched.distances))
@@ -319,7 +323,9 @@ class AutogradStep:
         stage, batch, backend = self._stage, request.batch, self._backend
         shape, parameters = stage.shape, field.parameters()
         with torch.no_grad():
-            marched = propose(batch.origins, batch.directions, stage.space, occupancy, request.proposal, request.jitter)
+            marched = propose(
+                batch.origins, batch.directions, stage.space, occupancy, request.proposal, request.jitter, backend
+            )
             latent = field_latent(shape, parameters, marched.positions, backend)
             workspace = Workspace(marched.positions.device)
             samples, _ = truncate_into(latent, marched, MIN_TRANSMITTANCE, [], stage.composite, workspace)

@@ -22,7 +22,6 @@ from recon.methods.nerf.field import FieldParameters
 from recon.methods.nerf.files import FIELD_FILE, write_field
 from recon.methods.nerf.occupied import OccupancyKeeper, initial_occupancy
 from recon.methods.nerf.pixels import PixelBank, RayBatch, rays_of
-from recon.methods.nerf.proposal import ProposalOptions
 from recon.methods.nerf.render import NerfRenderer
 from recon.methods.nerf.space import choose_space
 from recon.methods.nerf.step import AutogradStep, FusedStep, Stage, StepRequest, TrainingStep
@@ -52,7 +51,7 @@ class NerfTrainer:
         grid = OccupancyGrid(grid.resolution, grid.densities.to(data.device), grid.bits.to(data.device))
         backend = "auto" if config.backend == "gsplat" else config.backend
         self._keeper = OccupancyKeeper(grid, self._stage, config.space.threshold, backend)
-        self._proposal = ProposalOptions.of(self._stage.march, config.space.intervals)
+        self._proposal = self._stage.proposal(config.space.intervals)
         extent = data.scene.extent
         self._poses = PoseDeltas(len(data.views), extent, data.device) if config.refine_poses else None
         self._exposure = Exposure(len(data.views), data.device) if config.exposure else None

@@ -62,5 +62,5 @@ def small() -> NerfConfig:
         masks="alpha",
         field=FieldConfig(levels=4, features=4, log2_entries=12, coarsest=8, finest=64),
         space=SpaceConfig(step=1 / 32, grid=32),
-        rates=RateConfig(warm_up=10, end_ratio=0.05),
+        rates=RateConfig(table=1e-2, network=5e-3, warm_up=10, end_ratio=0.05),
     )

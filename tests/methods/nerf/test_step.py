@@ -15,7 +15,6 @@ from recon.methods.cameras import Exposure, PoseDeltas
 from recon.methods.nerf.config import FieldConfig, LossConfig, NerfConfig
 from recon.methods.nerf.field import FieldParameters
 from recon.methods.nerf.pixels import PixelBank, rays_of
-from recon.methods.nerf.proposal import ProposalOptions
 from recon.methods.nerf.space import choose_space
 from recon.methods.nerf.step import AutogradStep, FusedStep, Stage, StepRequest
 from recon.methods.nerf.trained import TrainedField
@@ -56,9 +55,7 @@ class Bench:
             def correction(rgb: torch.Tensor) -> torch.Tensor:
                 return exposure.apply(self.pixels.photographs, rgb)
 
-        return StepRequest(
-            batch, self.background, self.jitter, ProposalOptions.of(self.stage.march, 32), correction, self.config.loss
-        )
+        return StepRequest(batch, self.background, self.jitter, self.stage.proposal(32), correction, self.config.loss)
 
     def gradients(self) -> dict[str, torch.Tensor]:
         found = {"table": self.field.table_gradient.clone()}
