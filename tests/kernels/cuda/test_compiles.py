@@ -153,11 +153,12 @@ def test_a_source_depends_on_what_it_includes_and_nothing_else(monkeypatch: pyte
 
 def test_the_wheel_holds_what_nvrtc_needs() -> None:
     """The wheel's packages and exclusions, applied to the files that the compiler opens."""
-    root = PACKAGE.parent
+    root = Path(__file__).resolve().parents[3]
     wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["scikit-build"]["wheel"]
     assert wheel["packages"] == ["recon"]
     needed = {name for unit in UNITS for name in (unit, *sources.included_by(unit))}
     assert len(needed) > 20
+    assert not [name for name in needed if not (PACKAGE / name).is_file()]
     left_out = [name for name in needed for rule in wheel["exclude"] if PurePath(f"recon/{name}").match(rule)]
     assert not left_out
     # What git does not know, the build does not take either.
