@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from recon.kernels.backend import Backend
 
 _RAYS_AT_ONCE = 4096
-_INTERVALS = 24
+_INTERVALS = 48
 _POINTS_AT_ONCE = 1 << 16
 _FIRST_PORTION = 8
 _LARGEST_PORTION = 64
